@@ -1,0 +1,1 @@
+"""The node: camera drivers -> JPEG -> stream. One process a camera PC."""

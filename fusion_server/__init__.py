@@ -1,0 +1,1 @@
+"""The server: receive -> synchronise -> decode -> normals -> surface -> preview and takes."""

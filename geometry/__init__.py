@@ -1,0 +1,1 @@
+"""Cameras, meshes, rasterisers and distances between surfaces: mathematics, no sockets, no threads of its own."""

@@ -1,0 +1,1 @@
+"""Rasterisers: which face each pixel sees. One interface (``base``), several engines."""

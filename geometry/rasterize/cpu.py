@@ -1,0 +1,85 @@
+"""The CPU rasteriser: a z-buffer in numba, one thread a view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+
+from geometry.cameras import projection_matrix
+from geometry.rasterize.base import NEAR, Raster
+from protocol.calibration import Camera
+
+
+class CpuRasterizer:
+    """Rasterises with numba; compiled once and cached on disk."""
+
+    name = "cpu"
+
+    def rasterize(self, vertices: np.ndarray, faces: np.ndarray, cameras: Sequence[Camera]) -> Raster:
+        """See ``base.Rasterizer``. Raises ValueError when the cameras differ in size."""
+        sizes = {(camera.height, camera.width) for camera in cameras}
+        if len(sizes) != 1:
+            raise ValueError(f"cameras of one size are needed, got {sorted(sizes)}")
+        (size,) = sizes
+        shape = (len(cameras), *size)
+        matrices = np.stack([projection_matrix(camera) for camera in cameras])
+        face = np.full(shape, -1, np.int32)
+        bary = np.zeros((*shape, 2), np.float32)
+        depth = np.zeros(shape, np.float32)
+        vertices = np.ascontiguousarray(vertices, dtype=np.float64)
+        _rasterize(vertices, np.ascontiguousarray(faces, dtype=np.int32), matrices, face, bary, depth)
+        return Raster(face, bary, depth)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, fastmath=False)
+def _rasterize(vertices, faces, matrices, face, bary, depth):
+    for view in numba.prange(matrices.shape[0]):
+        _rasterize_view(vertices, faces, matrices[view], face[view], bary[view], depth[view])
+
+
+@numba.njit(cache=True, nogil=True)
+def _rasterize_view(vertices, faces, matrix, face, bary, depth):
+    height, width = face.shape
+    screen = np.empty((vertices.shape[0], 3))  # x, y in pixels, 1 / z
+    for i in range(vertices.shape[0]):
+        x, y, z = vertices[i]
+        w = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+        if w < NEAR:
+            screen[i, 2] = -1.0
+            continue
+        screen[i, 0] = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3]) / w
+        screen[i, 1] = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]) / w
+        screen[i, 2] = 1.0 / w
+    nearest = np.zeros((height, width))  # largest 1 / z so far
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f]
+        if screen[a, 2] < 0 or screen[b, 2] < 0 or screen[c, 2] < 0:
+            continue
+        ax, ay, aw = screen[a]
+        bx, by, bw = screen[b]
+        cx, cy, cw = screen[c]
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-12:
+            continue
+        x0 = max(0, int(np.ceil(min(ax, bx, cx))))
+        x1 = min(width - 1, int(np.floor(max(ax, bx, cx))))
+        y0 = max(0, int(np.ceil(min(ay, by, cy))))
+        y1 = min(height - 1, int(np.floor(max(ay, by, cy))))
+        inverse = 1.0 / area
+        for py in range(y0, y1 + 1):
+            for px in range(x0, x1 + 1):
+                u = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
+                v = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
+                w = 1.0 - u - v
+                if u < 0 or v < 0 or w < 0:
+                    continue
+                near = u * aw + v * bw + w * cw  # 1 / z is linear on the screen
+                if near <= nearest[py, px]:
+                    continue
+                nearest[py, px] = near
+                face[py, px] = f
+                bary[py, px, 0] = u * aw / near
+                bary[py, px, 1] = v * bw / near
+                depth[py, px] = 1.0 / near

@@ -1,0 +1,1 @@
+"""The multi-view normal model: network, synthetic subjects, training, evaluation, engines and shipped weights."""

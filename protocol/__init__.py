@@ -1,0 +1,1 @@
+"""What crosses a wire or a disk: messages, sockets' rules, the rig file, the calibration, clock mathematics."""
