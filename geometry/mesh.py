@@ -67,7 +67,8 @@ def _loop_once(mesh: Mesh) -> Mesh:
         count = len(mesh.vertices)
         edge = edges(mesh.faces)
         rows = np.arange(len(edge))
-        middle = sparse.csr_matrix((np.full(2 * len(edge), 0.5), (np.tile(rows, 2), edge.T.ravel())), (len(edge), count))
+        ends = (np.tile(rows, 2), edge.T.ravel())
+        middle = sparse.csr_matrix((np.full(2 * len(edge), 0.5), ends), (len(edge), count))
         uv = np.vstack([mesh.uv, middle @ mesh.uv])
     return Mesh(weights @ mesh.vertices, faces, uv)
 
@@ -99,7 +100,8 @@ def loop_matrix(faces: np.ndarray, count: int):
     inner = ~on_border[both[:, 0]]
     rows += [both[inner, 0], both[both_border, 0], np.arange(count)]
     cols += [both[inner, 1], both[both_border, 1], np.arange(count)]
-    data += [beta[both[inner, 0]], np.full(int(both_border.sum()), 0.125), np.where(on_border, 0.75, 1 - valence * beta)]
+    kept = np.where(on_border, 0.75, 1 - valence * beta)
+    data += [beta[both[inner, 0]], np.full(int(both_border.sum()), 0.125), kept]
     shape = (count + len(pairs), count)
     matrix = sparse.csr_matrix((np.concatenate(data), (np.concatenate(rows), np.concatenate(cols))), shape)
     ab, bc, ca = (inverse[k * len(faces) : (k + 1) * len(faces)] + count for k in range(3))

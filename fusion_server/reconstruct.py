@@ -1,0 +1,110 @@
+"""From the pictures of one frame set to a mesh: window, predict normals, refine. No sockets, no threads.
+
+``observe`` and ``refine`` are the pipeline's two long stages; each is called by one thread only, so that the normals of
+the next frame set can be predicted while the surface of this one is solved. ``reconstruct`` does one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from fusion_server.framing import Window, around_mask, around_points, follow, whole
+from fusion_server.surface import SurfaceFrame, SurfaceTracker, View
+from geometry.cameras import undistort, without_distortion
+from models.engines.base import NormalEngine, NormalPrediction
+from protocol.calibration import Calibration, Camera
+from protocol.errors import HeadstreamError
+
+FINE = 2  # pictures for photometry are this many times finer than the normal maps
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What the network made of one frame set, in the order of ``names``."""
+
+    names: tuple[str, ...]
+    windows: dict[str, Window]
+    cameras: tuple[Camera, ...]  # of the windows, at the network's size
+    images: np.ndarray  # V,S,S,3 uint8
+    prediction: NormalPrediction
+    views: tuple[View, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Reconstructor:
+    """Keeps what one frame hands to the next: the windows and the tracked surface."""
+
+    def __init__(self, calibration: Calibration, engine: NormalEngine, tracker: SurfaceTracker):
+        self._raw = {camera.name: camera for camera in calibration.cameras}
+        self._pinhole = {camera.name: without_distortion(camera) for camera in calibration.cameras}
+        self._engine = engine
+        self._tracker = tracker
+        self._windows: dict[str, Window] = {}
+        self._vertices: np.ndarray | None = None  # of the last mesh; None before the first and after a loss
+
+    def reconstruct(self, images: Mapping[str, np.ndarray]) -> tuple[Observation, SurfaceFrame]:
+        """Pictures by camera name, (H, W, 3) uint8 RGB of the calibrated size -> normals and mesh.
+
+        Raises HeadstreamError when nothing of a subject can be found in them.
+        """
+        observation = self.observe(images)
+        return observation, self.refine(observation)
+
+    def observe(self, images: Mapping[str, np.ndarray]) -> Observation:
+        """Undistort, window and predict. On a cold start the network looks twice: at all, then at the head."""
+        start = time.perf_counter()
+        names = tuple(name for name in self._pinhole if name in images)
+        if not names:
+            raise HeadstreamError("none of the calibrated cameras has a picture in this frame set")
+        flat = {name: undistort(self._raw[name], images[name]) for name in names}
+        undistorted = time.perf_counter()
+        vertices = self._vertices
+        if vertices is None:
+            windows = {name: whole(self._pinhole[name]) for name in names}
+            _, _, first, _ = self._predict(flat, windows)
+            windows = {
+                name: around_mask(mask, windows[name], self._pinhole[name])
+                for name, mask in zip(names, first.mask, strict=True)
+            }
+        else:
+            windows = {}
+            for name in names:
+                camera, held = self._pinhole[name], self._windows.get(name)
+                windows[name] = follow(held, vertices, camera) if held else around_points(vertices, camera)
+        self._windows = {**self._windows, **windows}
+        images_, fine, prediction, cameras = self._predict(flat, windows)
+        views = tuple(
+            View(
+                camera=cameras[i],
+                normal=prediction.normal[i],
+                confidence=prediction.confidence[i],
+                mask=prediction.mask[i],
+                image=fine[i],
+                image_camera=windows[name].camera(self._pinhole[name], FINE * self._engine.size),
+            )
+            for i, name in enumerate(names)
+        )
+        seconds = {"undistort": undistorted - start, "normals": time.perf_counter() - undistorted}
+        return Observation(names, windows, tuple(cameras), images_, prediction, views, seconds)
+
+    def refine(self, observation: Observation) -> SurfaceFrame:
+        """Move the surface to what was observed; a lost track lets the next ``observe`` look at the whole again."""
+        try:
+            surface = self._tracker.update(observation.views)
+        except HeadstreamError:
+            self._vertices = None
+            raise
+        self._vertices = None if "lost" in surface.quality.flags else surface.vertices
+        return surface
+
+    def _predict(self, flat: Mapping[str, np.ndarray], windows: Mapping[str, Window]):
+        size = self._engine.size
+        fine = [window.picture(flat[name], FINE * size) for name, window in windows.items()]
+        images = np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in fine])
+        cameras = [window.camera(self._pinhole[name], size) for name, window in windows.items()]
+        return images, fine, self._engine.predict(images, cameras), cameras

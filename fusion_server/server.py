@@ -1,0 +1,181 @@
+"""The fusion server: the pipeline with its sockets, its preview and its takes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fusion_server.decode import Decoder
+from fusion_server.pipeline import Pipeline, Result
+from fusion_server.preview import Preview
+from fusion_server.receive import Receiver
+from fusion_server.reconstruct import Reconstructor
+from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.takes import TakeWriter
+from geometry.rasterize import make_rasterizer
+from models.engines import make_engine
+from protocol.calibration import Calibration, load_calibration
+from protocol.errors import HeadstreamError
+from protocol.messages import Frame
+from protocol.rig import NormalsConfig, Rig, SurfaceConfig
+
+log = logging.getLogger(__name__)
+THUMBNAIL = 160  # pixels, the larger side
+THUMBNAIL_PERIOD = 0.5  # seconds
+
+
+def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig) -> Reconstructor:
+    """Load the normal engine and an empty track. Raises HeadstreamError when an engine cannot be had."""
+    engine = make_engine(
+        normals.engine,
+        weights=Path(normals.weights) if normals.weights else None,
+        views=len(calibration.cameras),
+        size=normals.size,
+        precision=normals.precision,
+        threads=normals.threads,
+    )
+    log.info("normals: %s", engine.describe())
+    settings = SurfaceSettings(
+        vertices=surface.vertices, iterations=surface.iterations, photometric=surface.photometric
+    )
+    rasterizer = make_rasterizer(surface.rasterizer)
+    log.info("surface: %d vertices, rasteriser %s", surface.vertices, rasterizer.name)
+    return Reconstructor(calibration, engine, SurfaceTracker(settings, rasterizer))
+
+
+def rig_calibration(rig: Rig) -> Calibration:
+    """The calibration of the rig's cameras, in the rig's order. Raises HeadstreamError for a camera without one."""
+    whole = load_calibration(rig.root / rig.calibration)
+    return Calibration(tuple(whole[camera.id] for camera in rig.cameras), {}, whole.extra)
+
+
+class Server:
+    """Everything between the nodes' sockets and the operator. ``start``, look at ``status``, ``stop``."""
+
+    def __init__(self, rig: Rig, *, preview: bool = True) -> None:
+        self.rig = rig
+        self.calibration = rig_calibration(rig)
+        self.receiver = Receiver(rig, self.calibration, self._on_frame)  # binds first: a port in use is said at once
+        reconstructor = make_reconstructor(self.calibration, rig.normals, rig.surface)
+        self.pipeline = Pipeline(rig, self.calibration, reconstructor, Decoder(threads=2))
+        self.pipeline.observe(self._on_result, self._on_fault, self._on_images)
+        self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None
+        self._take_lock = threading.Lock()
+        self._take: TakeWriter | None = None
+        self._poller = threading.Thread(target=self._poll, name="poll")
+        self._stop = threading.Event()
+        self._thumbnails_at = 0.0
+        self._extra_status: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Start every thread; nodes may come and go from now on."""
+        self.pipeline.start()
+        self.receiver.start()
+        self._poller.start()
+
+    def stop(self) -> None:
+        """Close the take, end every thread, free the ports."""
+        self._stop.set()
+        self.stop_recording()
+        self.receiver.stop()
+        self.pipeline.stop()
+        if self._poller.is_alive():
+            self._poller.join()
+        if self.preview:
+            self.preview.close()
+
+    def record(self, slate: str) -> Path:
+        """Start a take; returns its folder. Raises HeadstreamError when one is running or the disk refuses."""
+        with self._take_lock:
+            if self._take is not None:
+                raise HeadstreamError(f"{self._take.path} is still being recorded; stop it first")
+            self._take = TakeWriter(self.rig.root / self.rig.server.takes, slate, self.rig, self.calibration)
+            path = self._take.path
+        self.receiver.record(True)
+        log.info("recording %s", path)
+        return path
+
+    def stop_recording(self) -> Path | None:
+        """End the running take, if there is one; returns its folder."""
+        self.receiver.record(False)
+        with self._take_lock:
+            take, self._take = self._take, None
+        if take is None:
+            return None
+        take.close()
+        log.info("recorded %s", take.path)
+        return take.path
+
+    def annotate(self, **values: Any) -> None:
+        """Add values to the status, such as the error against a truth that only the caller knows."""
+        self._extra_status |= values
+
+    def status(self) -> dict[str, Any]:
+        """What the operator sees, as plain values: per camera, synchronisation, meshes, take."""
+        take = self._take
+        sync = self.pipeline.synchronizer.counters
+        return {
+            "time_ns": time.time_ns(),
+            "cameras": self.receiver.statistics(),
+            "sync": dict(sync) if isinstance(sync, dict) else vars(sync),
+            "meshes": self.pipeline.meter.total,
+            "skipped": self.pipeline.skipped,
+            "faults": self.pipeline.faults,
+            **self.pipeline.meter.summary(),
+            "take": str(take.path) if take else None,
+            **self._extra_status,
+        }
+
+    @property
+    def failure(self) -> BaseException | None:
+        """The bug that ended the pipeline, if one did."""
+        return self.pipeline.failure
+
+    def _on_frame(self, frame: Frame) -> None:
+        with self._take_lock:
+            if self._take is not None:
+                self._take.frame(frame)
+        self.pipeline.on_frame(frame)
+
+    def _on_result(self, result: Result) -> None:
+        with self._take_lock:
+            if self._take is not None:
+                self._take.result(result)
+        if self.preview:
+            self.preview.update_mesh(result.surface.vertices, result.surface.faces, result.surface.normals)
+
+    def _on_fault(self, text: str) -> None:
+        with self._take_lock:
+            if self._take is not None:
+                self._take.fault(text)
+
+    def _on_images(self, images: dict[str, np.ndarray]) -> None:
+        if self.preview is None or time.monotonic() - self._thumbnails_at < THUMBNAIL_PERIOD:
+            return
+        self._thumbnails_at = time.monotonic()
+        self.preview.update_thumbnails({name: _thumbnail(image) for name, image in images.items()})
+
+    def _on_record_button(self, wanted: bool, slate: str) -> None:
+        if wanted:
+            self.record(slate)
+        else:
+            self.stop_recording()
+
+    def _poll(self) -> None:
+        shown = 0.0
+        while not self._stop.wait(0.02):
+            self.pipeline.poll()
+            if self.preview and time.monotonic() - shown > 1.0:
+                shown = time.monotonic()
+                self.preview.update_status(self.status())
+
+
+def _thumbnail(image: np.ndarray) -> np.ndarray:
+    scale = THUMBNAIL / max(image.shape[:2])
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,123 @@
+"""Every process of a rig on this machine: started, watched, and ended by their own ids.
+
+Children run in process groups of their own, so that Ctrl-C reaches only the parent, which ends them in order: nodes
+first, then the server, which closes its take. Should the parent be killed outright, the kernel tells each child
+(``follow_parent``), so that none is left behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from protocol.rig import Rig
+
+PARENT = "HEADSTREAM_PARENT"  # a child's environment: the process to end with
+_PR_SET_PDEATHSIG = 1
+_GRACE = 10.0  # seconds a child has to end cleanly; the server may have a take to close
+
+
+class Child:
+    """One process; its output goes line by line to ``on_line(name, line)``."""
+
+    def __init__(self, name: str, arguments: list[str], on_line: Callable[[str, str], None]) -> None:
+        self.name = name
+        environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "launch.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(on_line,), daemon=True, name=f"read {name}")
+        self._reader.start()
+
+    def _read(self, on_line: Callable[[str, str], None]) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            on_line(self.name, line.rstrip("\n"))
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs."""
+        return self.process.poll()
+
+    def end(self, grace: float = _GRACE) -> int:
+        """Ask it to end, insist after ``grace`` seconds; returns its exit status."""
+        if self.returncode is None:
+            self.process.terminate()
+            try:
+                self.process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        code = self.process.wait()
+        self._reader.join(2.0)
+        return code
+
+
+class LocalRig:
+    """A rig's server and nodes as child processes. Use as a context: leaving it ends them all."""
+
+    def __init__(
+        self, path: Path, rig: Rig, on_line: Callable[[str, str], None], serve_arguments: tuple[str, ...] = ()
+    ) -> None:
+        self._path = path
+        self._rig = rig
+        self._on_line = on_line
+        self._serve_arguments = serve_arguments
+        self.server: Child | None = None
+        self.nodes: list[Child] = []
+
+    def __enter__(self) -> LocalRig:
+        self.server = Child("server", ["serve", str(self._path), *self._serve_arguments], self._on_line)
+        for name in node_names(self._rig):
+            self.nodes.append(Child(name, ["node", str(self._path), "--name", name], self._on_line))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in self.nodes:
+            if node.returncode is None:
+                node.process.send_signal(signal.SIGTERM)
+        for node in self.nodes:
+            node.end()
+        if self.server:
+            self.server.end(grace=60.0)
+
+    def dead(self) -> list[Child]:
+        """Children that ended although nobody asked them to."""
+        children = [*self.nodes, *([self.server] if self.server else [])]
+        return [child for child in children if child.returncode is not None]
+
+
+def node_names(rig: Rig) -> list[str]:
+    """The rig's nodes, each once, in the order of their first camera."""
+    return list(dict.fromkeys(camera.node for camera in rig.cameras))
+
+
+def follow_parent() -> None:
+    """In a child: end when the process that started it does, however it ends (Linux; elsewhere the parent's own end
+    of its children must do)."""
+    parent = os.environ.get(PARENT)
+    if not parent or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it ended before we asked to be told
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def until_asked_to_stop() -> threading.Event:
+    """An event that SIGINT and SIGTERM set. Main thread only."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
