@@ -51,7 +51,7 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
 
 def rig_calibration(rig: Rig) -> Calibration:
     """The calibration of the rig's cameras, in the rig's order. Raises HeadstreamError for a camera without one."""
-    whole = load_calibration(rig.root / rig.calibration)
+    whole = load_calibration(rig.calibration)
     return Calibration(tuple(whole[camera.id] for camera in rig.cameras), {}, whole.extra)
 
 
@@ -95,7 +95,7 @@ class Server:
         with self._take_lock:
             if self._take is not None:
                 raise HeadstreamError(f"{self._take.path} is still being recorded; stop it first")
-            self._take = TakeWriter(self.rig.root / self.rig.server.takes, slate, self.rig, self.calibration)
+            self._take = TakeWriter(self.rig.server.takes, slate, self.rig, self.calibration)
             path = self._take.path
         self.receiver.record(True)
         log.info("recording %s", path)

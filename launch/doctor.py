@@ -44,7 +44,7 @@ def examine(rig: Rig | None) -> Iterator[Finding]:
     yield _processor()
     yield _memory()
     yield _gpu()
-    takes = Path.cwd() if rig is None else rig.root / rig.server.takes
+    takes = Path.cwd() if rig is None else rig.server.takes
     yield from _disk(takes)
     if rig is not None:
         yield from _ports(rig)
@@ -161,7 +161,7 @@ def _ports(rig: Rig) -> Iterator[Finding]:
 
 def _calibration(rig: Rig) -> Finding:
     try:
-        calibration = load_calibration(rig.root / rig.calibration)
+        calibration = load_calibration(rig.calibration)
     except HeadstreamError as error:
         return Finding(
             "calibration", "bad", str(error), "headstream needs a cameras.json; set calibration in the rig file"

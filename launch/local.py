@@ -80,7 +80,7 @@ class LocalRig:
 
     def __enter__(self) -> LocalRig:
         self.server = Child("server", ["serve", str(self._path), *self._serve_arguments], self._on_line)
-        for name in node_names(self._rig):
+        for name in self._rig.nodes:
             self.nodes.append(Child(name, ["node", str(self._path), "--name", name], self._on_line))
         return self
 
@@ -97,11 +97,6 @@ class LocalRig:
         """Children that ended although nobody asked them to."""
         children = [*self.nodes, *([self.server] if self.server else [])]
         return [child for child in children if child.returncode is not None]
-
-
-def node_names(rig: Rig) -> list[str]:
-    """The rig's nodes, each once, in the order of their first camera."""
-    return list(dict.fromkeys(camera.node for camera in rig.cameras))
 
 
 def follow_parent() -> None:

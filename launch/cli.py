@@ -1,0 +1,211 @@
+"""The command line ``headstream``: one verb a job."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from launch.progress import progress_bar
+from protocol.errors import HeadstreamError
+
+app = typer.Typer(
+    help="Continuous 3D head capture from a ring of ordinary cameras.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+BAD_INPUT = 2
+
+RigPath = Annotated[Path, typer.Argument(metavar="RIG", help="the rig file, rig.toml")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="print for machines")]
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float | None, typer.Option(help="end after this long, counted from the first mesh")] = None,
+    record: Annotated[bool, typer.Option("--record", help="record a take")] = False,
+    export: Annotated[str | None, typer.Option(help="export the take when done: usd or ply")] = None,
+    browser: Annotated[bool, typer.Option(help="open the preview in a browser")] = True,
+    out: Annotated[Path, typer.Option(help="where takes and exports go")] = Path("takes"),
+    bake_seconds: Annotated[float, typer.Option(help="length of the simulated subject's loop")] = 10.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """A simulated rig, live: eight cameras, eight nodes, one server, a head in your browser."""
+    from launch.demo import run_demo
+
+    raise typer.Exit(run_demo(seconds, record or bool(export), export, browser, out, bake_seconds, as_json))
+
+
+@app.command()
+def up(
+    rig: RigPath,
+    record: Annotated[str | None, typer.Option(metavar="SLATE", help="record a take from the first mesh on")] = None,
+) -> None:
+    """Every process of a rig on this machine, until Ctrl-C."""
+    from launch.up import run_up
+
+    raise typer.Exit(run_up(rig, record))
+
+
+@app.command()
+def node(rig: RigPath, name: Annotated[str, typer.Option(help="which of the rig's nodes this is")]) -> None:
+    """One camera PC: its cameras to the server, until Ctrl-C."""
+    from capture_nodes.node import Node
+    from launch.local import follow_parent, until_asked_to_stop
+    from protocol.rig import load_rig
+
+    follow_parent()
+    stop = until_asked_to_stop()
+    Node(load_rig(rig), name).run(stop)
+
+
+@app.command()
+def serve(
+    rig: RigPath,
+    preview: Annotated[bool, typer.Option(help="serve the browser preview")] = True,
+    record: Annotated[str | None, typer.Option(metavar="SLATE", help="record a take from the first mesh on")] = None,
+    truth: Annotated[Path | None, typer.Option(help="the capture that is replayed, to measure against")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The fusion server, until Ctrl-C."""
+    from launch.local import follow_parent
+    from launch.serve import say_json, say_line
+    from launch.serve import serve as run
+
+    follow_parent()
+    say = say_json if as_json else say_line
+    raise typer.Exit(run(rig, preview=preview, record=record, truth=truth, say=say))
+
+
+@app.command()
+def reconstruct(
+    capture: Annotated[Path, typer.Argument(metavar="CAPTURE", help="a capture folder")],
+    out: Annotated[Path, typer.Option(help="where mesh/, normals/ and report.json go")],
+    cameras: Annotated[str | None, typer.Option(help="cameras or groups, separated by commas")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="only the first so many frames")] = None,
+    save_normals: Annotated[bool, typer.Option("--save-normals", help="keep the predicted normals and masks")] = False,
+    vertices: Annotated[int, typer.Option(min=500, max=200_000, help="vertices of the mesh")] = 10_000,
+    engine: Annotated[str, typer.Option(help="normal engine")] = "openvino",
+    as_json: JsonFlag = False,
+) -> None:
+    """A capture folder, frame by frame, to meshes."""
+    from launch.reconstruct import Job
+    from launch.reconstruct import reconstruct as run
+    from protocol.capture_folder import CaptureFolder
+    from protocol.rig import NormalsConfig, SurfaceConfig
+
+    folder = CaptureFolder.open(capture)
+    job = Job(
+        capture=folder,
+        calibration=folder.calibration.select(cameras),
+        out=out,
+        frames=folder.frames[:frames],
+        save_normals=save_normals,
+        normals=NormalsConfig(engine=engine),
+        surface=SurfaceConfig(vertices=vertices),
+    )
+    with progress_bar(as_json) as progress:
+        task = progress.add_task("reconstruct", total=len(job.frames))
+
+        def step(done: int, total: int, line: str) -> None:
+            progress.update(task, completed=done)
+            progress.console.print(line, markup=False, highlight=False)
+
+        report = run(job, step)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print(f"{out}: {sum('fault' not in entry for entry in report['frames'])} meshes and report.json")
+
+
+@app.command()
+def evaluate(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="what `reconstruct` wrote, or a take")],
+    truth: Annotated[Path, typer.Option(help="a capture folder with meshes, normals or points.npz")],
+    meshes: Annotated[int | None, typer.Option(min=1, help="measure only so many, evenly spread")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Score meshes and normals against a truth."""
+    from launch.evaluate import evaluate as run
+    from launch.evaluate import table
+
+    with progress_bar(as_json) as progress:
+        task = progress.add_task("evaluate", total=None)
+        scores = run(result, truth, meshes, lambda done, total: progress.update(task, completed=done, total=total))
+    print(json.dumps(scores) if as_json else table(scores))
+
+
+@app.command()
+def export(
+    take: Annotated[Path, typer.Argument(metavar="TAKE", help="the take's folder")],
+    format: Annotated[str, typer.Option(help="usd or ply")] = "usd",
+    out: Annotated[Path | None, typer.Option(help="file (usd) or folder (ply); default: beside the take")] = None,
+) -> None:
+    """A take's meshes to what animators open."""
+    from launch.export import export_take
+
+    with progress_bar(False) as progress:
+        task = progress.add_task("export", total=None)
+        path = export_take(take, format, out, lambda done, total: progress.update(task, completed=done, total=total))
+    print(path)
+
+
+@app.command()
+def doctor(
+    rig: Annotated[Path | None, typer.Argument(metavar="[RIG]", help="check what this rig needs, too")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Is this machine fit for the job, and if not, what to do."""
+    from launch.doctor import examine
+    from protocol.rig import load_rig
+
+    findings = list(examine(load_rig(rig) if rig else None))
+    if as_json:
+        print(json.dumps([vars(finding) for finding in findings]))
+    else:
+        console = Console(highlight=False)
+        colours = {"ok": "green", "note": "yellow", "bad": "red"}
+        for finding in findings:
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            console.print(f"[{colours[finding.state]}]{finding.state:>4}[/]  {finding.what:<16}", end="")
+            console.print(f"{finding.detail}{remedy}", markup=False, soft_wrap=True)
+    raise typer.Exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="a training configuration, such as lite.toml")],
+) -> None:
+    """Train the normal network; the same command resumes."""
+    from models.training.train import main as run
+
+    run([str(config)])
+
+
+def main() -> None:
+    """The console script: a person's errors are one line and exit status 2, Ctrl-C is 130."""
+    logging.basicConfig(
+        level=os.environ.get("HEADSTREAM_LOG", "INFO").upper(),
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    try:
+        app(standalone_mode=True)
+    except HeadstreamError as error:
+        errors.print(f"headstream: {error}")
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""``headstream demo``: a simulated rig through the whole chain, every process a real one."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import sys
+import tempfile
+import time
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from launch.evaluate import evaluate, table
+from launch.export import export_take
+from launch.local import LocalRig, until_asked_to_stop
+from launch.progress import progress_bar
+from launch.serve import status_line
+from models.synthetic.bake import bake_capture
+from protocol.capture_folder import CaptureFolder
+from protocol.errors import HeadstreamError
+from protocol.rig import CameraConfig, Rig, ServerConfig, load_rig, save_rig
+
+FIRST_MESH = 120.0  # seconds the server may take to start: engines compile on a first run
+PREVIEW_PORT = 8080
+EVALUATED = 60  # meshes of a take that are measured, evenly spread
+
+
+def run_demo(
+    seconds: float | None,
+    record: bool,
+    export: str | None,
+    browser: bool,
+    out: Path,
+    bake_seconds: float,
+    as_json: bool,
+) -> int:
+    """Bake, launch, watch, and at the end hand over; returns the exit status.
+
+    1 means that a process died or no mesh came. Ctrl-C ends everything cleanly and returns 0.
+    """
+    if export not in (None, "usd", "ply"):
+        raise HeadstreamError(f"--export: {export!r}; must be usd or ply")
+    capture = _bake(bake_seconds, quiet=as_json)
+    with tempfile.TemporaryDirectory(prefix="headstream-") as folder:
+        path = Path(folder) / "rig.toml"
+        rig = _write_rig(path, capture, out.resolve())
+        status, take = _watch(path, rig, capture, seconds, record, browser, as_json)
+    if take and take.exists():
+        _hand_over(take, capture, export, as_json)
+    return status
+
+
+def _bake(seconds: float, quiet: bool) -> Path:
+    """The simulated subject's capture folder, rendered on the first run and kept in the user's cache."""
+    folder = platformdirs.user_cache_path("headstream") / f"demo-{seconds:g}s"
+    with progress_bar(quiet) as progress:
+        task = progress.add_task("bake the simulated subject", total=None)
+        bake_capture(
+            folder,
+            seconds=seconds,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    return folder
+
+
+def _write_rig(path: Path, capture: Path, takes: Path) -> Rig:
+    """A rig of one node a camera, on free ports of this machine."""
+    folder = CaptureFolder.open(capture)
+    data, control, preview = _free_ports(PREVIEW_PORT)
+    rig = Rig(
+        name="simulated",
+        root=path.parent,
+        calibration=capture / "cameras.json",
+        fps=folder.fps,
+        server=ServerConfig(data_port=data, control_port=control, preview_port=preview, takes=takes),
+        cameras=tuple(
+            CameraConfig(id=name, node=f"node{i}", driver="replay", options={"capture": str(capture)})
+            for i, name in enumerate(folder.calibration.names)
+        ),
+    )
+    save_rig(rig, path)
+    return load_rig(path)
+
+
+def _free_ports(preferred: int) -> tuple[int, int, int]:
+    """Two free ports and the preferred one, or a third free one where that is taken."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    try:
+        sockets.append(socket.create_server(("127.0.0.1", preferred)))
+        chosen = [sockets[0], sockets[1], sockets[3]]
+    except OSError:
+        chosen = sockets[:3]
+    ports = [each.getsockname()[1] for each in chosen]
+    for each in sockets:
+        each.close()
+    return ports[0], ports[1], ports[2]
+
+
+def _watch(
+    path: Path, rig: Rig, capture: Path, seconds: float | None, record: bool, browser: bool, as_json: bool
+) -> tuple[int, Path | None]:
+    """Run the rig's processes and show what the server says; returns exit status and the take's folder."""
+    stop = until_asked_to_stop()
+    arguments = ["--json", "--truth", str(capture), *(["--record", "demo"] if record else [])]
+    statuses: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    def on_line(name: str, line: str) -> None:
+        if name == "server" and line.startswith("{"):
+            statuses.put(json.loads(line))
+        else:
+            print(f"[{name}] {line}", file=sys.stderr, flush=True)
+
+    address = f"http://{rig.server.preview_host}:{rig.server.preview_port}"
+    started, first_mesh, opened, code = time.monotonic(), None, False, 0
+    last: dict[str, Any] = {}
+    with LocalRig(path, rig, on_line, tuple(arguments)) as local:
+        while not stop.is_set():
+            dead = local.dead()
+            if dead:
+                for child in dead:
+                    print(f"{child.name} ended with status {child.returncode}", file=sys.stderr)
+                code = 1
+                break
+            now = time.monotonic()
+            if first_mesh is None and now - started > FIRST_MESH:
+                print(f"no mesh in {FIRST_MESH:.0f} s", file=sys.stderr)
+                code = 1
+                break
+            if seconds is not None and first_mesh is not None and now - first_mesh >= seconds:
+                break
+            try:
+                last = statuses.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            _say(last, address, as_json)
+            if last["meshes"] and first_mesh is None:
+                first_mesh = time.monotonic()
+            if not opened and browser:
+                opened = True
+                webbrowser.open(address)
+    while not statuses.empty():
+        last = statuses.get()
+    if first_mesh is not None:
+        _summarise(last, time.monotonic() - first_mesh, as_json)
+    return code, Path(last["take"]) if last.get("take") else None
+
+
+def _say(status: dict[str, Any], address: str, as_json: bool) -> None:
+    print(json.dumps(status) if as_json else f"{status_line(status)} | {address}", flush=True)
+
+
+def _summarise(status: dict[str, Any], seconds: float, as_json: bool) -> None:
+    if as_json or not status.get("truth_samples"):
+        return
+    print(
+        f"{status['meshes']} meshes in {seconds:.0f} s; against truth, {status['truth_samples']} live samples: "
+        f"surface {status['truth_mean_surface_mm']:.2f} mm (mean of medians), "
+        f"predicted normals {status['truth_mean_normal_deg']:.1f} deg (mean)"
+    )
+
+
+def _hand_over(take: Path, capture: Path, export: str | None, as_json: bool) -> None:
+    """Export the take, then measure its meshes against the truth."""
+    if export:
+        with progress_bar(as_json) as progress:
+            task = progress.add_task("export", total=None)
+            path = export_take(
+                take, export, None, lambda done, total: progress.update(task, completed=done, total=total)
+            )
+        print(path)
+    with progress_bar(as_json) as progress:
+        task = progress.add_task("evaluate", total=None)
+        scores = evaluate(
+            take, capture, EVALUATED, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    print(json.dumps(scores) if as_json else table(scores))

@@ -1,0 +1,141 @@
+"""``headstream evaluate``: meshes and normals against a truth, in millimetres and degrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fusion_server.takes import TakeReader
+from geometry.measure import SurfaceIndex, angles_degrees
+from geometry.mesh import Mesh, read_ply, vertex_normals
+from launch.truth import true_mesh
+from protocol.capture_folder import CaptureFolder
+from protocol.errors import HeadstreamError
+
+POINTS = 20_000  # vertices of a mesh, or points of a cloud, that are measured
+SURE_POINT = 1.0  # pixels of reprojection error below which a triangulated point counts as truth
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One mesh to measure: its frame, and where it comes from."""
+
+    frame: str
+    mesh: Callable[[], Mesh]
+
+
+def evaluate(result: Path, truth: Path, meshes: int | None, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Score what ``reconstruct`` or a recording made against a capture folder that knows more.
+
+    Surface: distance of the mesh's vertices to the true mesh, or of the truth's sure points to the mesh. Normals: where
+    both masks are set, predicted maps against true ones. Raises HeadstreamError when there is nothing to compare.
+    """
+    scored = list(_meshes(result))
+    if not scored:
+        raise HeadstreamError(f"{result}: no meshes; give what `headstream reconstruct` wrote, or a take with meshes")
+    if meshes is not None and meshes < len(scored):
+        scored = [scored[i] for i in np.linspace(0, len(scored) - 1, meshes).astype(int)]
+    folder = CaptureFolder.open(truth)
+    cloud = truth / "points.npz"
+    scores: dict[str, Any] = {"result": str(result), "truth": str(truth), "meshes": len(scored)}
+    if any(folder.mesh(frame).exists() for frame in folder.frames):
+        scores |= _against_meshes(scored, folder, progress)
+    elif cloud.exists():
+        scores |= _against_points(scored, cloud, progress)
+    normals = _normals(result, folder)
+    if not normals and not any(key.startswith("surface") for key in scores):
+        raise HeadstreamError(f"{truth}: knows neither meshes, points.npz nor normals to measure against")
+    return scores | normals
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores for people, one a line."""
+    units = {"mm": "mm", "deg": "deg", "percent": "%"}
+    lines = [f"{scores['meshes']} meshes of {scores['result']} against {scores['truth']}"]
+    for key, value in scores.items():
+        if isinstance(value, float):
+            name, _, unit = key.rpartition("_")
+            shown = f"{value:.3f}" if unit not in units else f"{value:.2f} {units[unit]}"
+            lines.append(f"  {(name if unit in units else key).replace('_', ' '):<32}{shown}")
+    return "\n".join(lines)
+
+
+def _meshes(result: Path) -> Iterator[Scored]:
+    if (result / "mesh").is_dir():
+        for path in sorted((result / "mesh").glob("*.ply")):
+            yield Scored(path.stem, lambda path=path: read_ply(path))
+        return
+    take = TakeReader(result)
+    for mesh in take.meshes():
+        yield Scored(str(mesh.index), lambda mesh=mesh: Mesh(mesh.vertices, take.topologies[mesh.topology].faces))
+
+
+def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Callable[[int, int], None]) -> dict:
+    medians, tails, normals = [], [], []
+    for done, item in enumerate(scored, start=1):
+        ours = item.mesh()
+        truth = true_mesh(folder, _position(item.frame, folder))
+        chosen = np.linspace(0, len(ours.vertices) - 1, min(POINTS, len(ours.vertices))).astype(int)
+        index = SurfaceIndex(truth)
+        distances = 1e3 * index.distances(ours.vertices[chosen])
+        medians.append(float(np.median(distances)))
+        tails.append(float(np.percentile(distances, 95)))
+        true_normals = index.normals(ours.vertices[chosen])
+        normals.append(float(angles_degrees(vertex_normals(ours.vertices, ours.faces)[chosen], true_normals).mean()))
+        progress(done, len(scored))
+    return {
+        "surface_median_mm": float(np.mean(medians)),
+        "surface_worst_median_mm": float(np.max(medians)),
+        "surface_95_mm": float(np.mean(tails)),
+        "mesh_normals_mean_deg": float(np.mean(normals)),
+    }
+
+
+def _against_points(scored: list[Scored], cloud: Path, progress: Callable[[int, int], None]) -> dict:
+    with np.load(cloud) as data:
+        points = data["xyz"][data["err"] < SURE_POINT]
+    medians, tails = [], []
+    for done, item in enumerate(scored, start=1):
+        distances = 1e3 * SurfaceIndex(item.mesh()).distances(points)
+        medians.append(float(np.median(distances)))
+        tails.append(float(np.percentile(distances, 95)))
+        progress(done, len(scored))
+    return {
+        "surface_points_median_mm": float(np.mean(medians)),
+        "surface_points_95_mm": float(np.mean(tails)),
+    }
+
+
+def _position(frame: str, folder: CaptureFolder) -> int:
+    """Where in the capture's loop a frame stands: by its name, else by its trigger number."""
+    return folder.frames.index(frame) if frame in folder.frames else int(frame)
+
+
+def _normals(result: Path, folder: CaptureFolder) -> dict[str, float]:
+    """Saved normal maps against true ones, pooled over all pixels."""
+    angles, overlaps = [], []
+    for path in sorted((result / "normals").glob("*/*.npz")):
+        frame, camera = path.parent.name, path.stem
+        true_path, mask_path = folder.normal(frame, camera), folder.mask(frame, camera)
+        if not true_path.exists() or not mask_path.exists():
+            continue
+        with np.load(path) as ours, np.load(true_path) as truth:
+            normal, mask, true = ours["normal"].astype(np.float32), ours["mask"], truth["normal"].astype(np.float32)
+        true_mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 127
+        both = mask & true_mask
+        angles.append(angles_degrees(normal[both], true[both]))
+        overlaps.append(both.sum() / max((mask | true_mask).sum(), 1))
+    if not angles:
+        return {}
+    pooled = np.concatenate(angles)
+    return {
+        "normals_mean_deg": float(pooled.mean()),
+        "normals_median_deg": float(np.median(pooled)),
+        "normals_below_10_deg_percent": float(100 * (pooled < 10).mean()),
+        "mask_iou": float(np.mean(overlaps)),
+    }

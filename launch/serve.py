@@ -1,0 +1,85 @@
+"""``headstream serve``: the fusion server in the foreground, one status line a second."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fusion_server.server import Server
+from launch.local import until_asked_to_stop
+from launch.truth import TruthMonitor
+from protocol.capture_folder import CaptureFolder
+from protocol.rig import load_rig
+
+
+def serve(
+    path: Path,
+    *,
+    preview: bool,
+    record: str | None,
+    truth: Path | None,
+    say: Callable[[dict[str, Any]], None],
+) -> int:
+    """Run until asked to stop; returns the exit status, 1 when the pipeline died of a bug.
+
+    ``record`` names the slate of a take that starts with the first mesh. ``truth`` is the capture folder that the rig
+    replays, to measure against.
+    """
+    stop = until_asked_to_stop()
+    rig = load_rig(path)
+    monitor = TruthMonitor(CaptureFolder.open(truth)) if truth else None
+    server = Server(rig, preview=preview)
+    if monitor:
+        server.pipeline.observe(monitor.offer)
+        monitor.start()
+    server.start()
+    recorded = None
+    try:
+        while not stop.wait(1.0) and server.failure is None:
+            if record and recorded is None and server.pipeline.meter.total:
+                recorded = server.record(record)
+            if monitor:
+                server.annotate(**monitor.status())
+            say(server.status())
+    finally:
+        server.stop()
+        if monitor:
+            monitor.stop()
+    say({**server.status(), "ended": True, "take": str(recorded) if recorded else None})
+    return 1 if server.failure else 0
+
+
+def say_json(status: dict[str, Any]) -> None:
+    """One JSON object a line, for machines."""
+    print(json.dumps(status, default=float), flush=True)
+
+
+def say_line(status: dict[str, Any]) -> None:
+    """One line for people."""
+    print(status_line(status), file=sys.stdout, flush=True)
+
+
+def status_line(status: dict[str, Any]) -> str:
+    """Rates, drops, spread, latency and, where it is known, the error: one line."""
+    cameras = status["cameras"].values()
+    rates = [camera["fps"] for camera in cameras]
+    span = f"{min(rates):.0f}-{max(rates):.0f}" if rates else "0"
+    dropped = sum(camera["dropped"] for camera in cameras)
+    parts = [
+        time.strftime("%H:%M:%S"),
+        f"{len(rates)} cameras {span} fps, {dropped} dropped",
+        f"spread {status['spread_ms']:.1f} ms",
+        f"{status['meshes_per_second']:.1f} meshes/s",
+        f"latency {status['latency_ms']:.0f} ms",
+    ]
+    if "truth_surface_mm" in status:
+        parts.append(f"error {status['truth_surface_mm']:.2f} mm, {status['truth_normal_deg']:.1f} deg")
+    if status["faults"]:
+        parts.append(f"{status['faults']} faults")
+    if status["take"]:
+        parts.append(f"REC {Path(status['take']).name}")
+    return " | ".join(parts)
