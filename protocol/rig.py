@@ -203,8 +203,8 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
 def save_rig(rig: Rig, path: str | Path) -> None:
     """Write a rig file that ``load_rig`` reads back the same; keys at their default are left out.
 
-    Calibration, takes and weights are written relative to the file where they lie below it; ``options`` are written as they
-    are. A reader never sees half a file.
+    Calibration, takes and weights are written relative to the file where they lie below its folder, ``options`` as
+    they are. A reader never sees half a file.
     """
     path = Path(path)
     folder = path.parent
