@@ -1,0 +1,264 @@
+"""Frames of many cameras in, sets of frames of one moment out. Pure: no socket, no thread, no clock.
+
+Each camera has a lane of frames that wait, in the order of a key: the trigger's index (mode ``trigger``) or the capture
+time (mode ``time``). A set is made of the lanes' heads: the smallest key and whatever head lies within the tolerance of
+it (0 for triggers). That needs no pairing of everything with everything, and it gives the same sets however the lanes'
+arrivals interleave, because a set is made only when no camera can add to it any more: every lane has a head (a camera's
+frames arrive in order, so a lane whose head is newer has passed the moment), or the set has waited long enough. A frame
+that is still there after twice that time, or that would make its lane too long, is thrown away: its clock or counter is
+far ahead of the others', which must not hold them up.
+
+Counters that restart. A camera's trigger or block counter starts again when the camera does, and wraps early where it
+has 16 bits. A counter that goes back while the camera's time goes on is given a new base, found from the time: the index
+of the set whose capture time is the same, else one extrapolated from the newest. The same is done for a camera whose
+counter is far from that of the others at the same moment, when its clock is known well enough to say so.
+"""
+
+from __future__ import annotations
+
+import statistics
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from protocol.messages import Frame, FrameHeader
+
+MODES = ("trigger", "time")
+_GROSS = 2  # triggers by which a counter may differ from what the time says before it is taken to have restarted
+_SILENT = 10  # a camera that has been quiet for this many waiting times is not waited for
+_REMEMBERED = 16  # emitted sets whose index and time are kept to place a restarted counter
+
+
+@dataclass(frozen=True, eq=False)
+class FrameSet:
+    """Frames of one moment, at most one of a camera."""
+
+    index: int  # the trigger's index (mode trigger) or a running number (mode time); grows from set to set
+    capture_ns: int  # median capture time, server clock
+    frames: dict[str, Frame]  # in the order of the rig's cameras
+    missing: tuple[str, ...]
+    spread_ns: int  # newest minus oldest capture time in the set
+
+
+@dataclass
+class SyncCounters:
+    """What became of the frames that are in no set, and of the sets that are not whole."""
+
+    sets: int = 0  # sets handed out
+    incomplete: int = 0  # of those, sets that miss a camera
+    dropped_sets: int = 0  # sets with too few cameras; their frames are gone
+    late: int = 0  # frames whose set had been handed out
+    duplicate: int = 0  # frames that came twice, or a camera's second frame within the tolerance
+    stale: int = 0  # frames that were so far ahead of the others that their set never had its turn
+    untriggered: int = 0  # frames without a trigger in mode trigger
+    restarts: int = 0  # counters that were given a new base
+    resets: int = 0  # times when everything was late for so long that the synchroniser started again
+    late_by_camera: dict[str, int] = field(default_factory=dict)
+    missing_by_camera: dict[str, int] = field(default_factory=dict)  # handed-out sets without this camera
+
+
+@dataclass(eq=False)
+class _Waiting:
+    key: int
+    frame: Frame
+    arrived_ns: int
+
+
+@dataclass
+class _Lane:
+    waiting: list[_Waiting] = field(default_factory=list)  # ascending keys
+    seen_ns: int = 0
+    newest_key: int | None = None
+    base: int = 0  # index = trigger + base
+    newest_trigger: int | None = None
+    newest_capture_ns: int = 0
+
+
+class Synchronizer:
+    """Frames in with ``add``, sets out of ``add`` and ``poll``, in the order of capture.
+
+    ``now_ns`` is any clock that does not go back; it is compared only with itself. A set comes out when it is complete
+    or when its first frame came more than ``wait_ns`` ago; with fewer than ``min_cameras`` frames (0: all but a quarter of
+    the cameras) it is dropped. At most ``max_open`` frames of a camera wait. Not safe for use by several threads at once.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        mode: str,
+        tolerance_ns: int,
+        wait_ns: int,
+        min_cameras: int = 0,
+        *,
+        max_open: int = 16,
+    ):
+        if mode not in MODES:
+            raise ValueError(f"mode is {mode!r}; must be one of {', '.join(MODES)}")
+        if not cameras or max_open < 1:
+            raise ValueError("a synchroniser needs at least one camera and room for one set")
+        self.cameras = tuple(cameras)
+        self.counters = SyncCounters(
+            late_by_camera=dict.fromkeys(cameras, 0), missing_by_camera=dict.fromkeys(cameras, 0)
+        )
+        self._by_trigger = mode == "trigger"
+        self._tolerance_ns = tolerance_ns
+        self._wait_ns = wait_ns
+        self._min_cameras = min_cameras or len(cameras) - len(cameras) // 4
+        self._max_open = max_open
+        self._lanes = {name: _Lane() for name in cameras}
+        self._started = False
+        self._closed: int | None = None  # frames with a key up to this are late
+        self._handed_out_ns = 0  # when the last set went out
+        self._late_run = 0  # frames that were late one after the other
+        self._recent: deque[tuple[int, int]] = deque(maxlen=_REMEMBERED)  # (index, capture_ns) of sets that went out
+
+    def add(self, frame: Frame, now_ns: int) -> list[FrameSet]:
+        """Take one frame of a known camera; the sets that it completes or that have waited long enough."""
+        lane = self._lanes[frame.header.camera]
+        if not self._started:
+            self._started, self._handed_out_ns = True, now_ns
+            for each in self._lanes.values():
+                each.seen_ns = now_ns
+        lane.seen_ns = now_ns
+        key = self._index(lane, frame.header) if self._by_trigger else frame.header.capture_ns
+        if key is None:
+            self.counters.untriggered += 1
+        else:
+            self._insert(lane, _Waiting(key, frame, now_ns))
+        return self.poll(now_ns)
+
+    def poll(self, now_ns: int) -> list[FrameSet]:
+        """The sets that have waited long enough by now."""
+        sets = []
+        while self._ready(now_ns):
+            made = self._take_oldest(now_ns)
+            if made is not None:
+                sets.append(made)
+        for lane in self._lanes.values():
+            held = [item for item in lane.waiting if now_ns - item.arrived_ns <= 2 * self._wait_ns]
+            self.counters.stale += len(lane.waiting) - len(held)
+            lane.waiting = held
+        return sets
+
+    @property
+    def waiting(self) -> int:
+        """Frames held at the moment; never more than cameras x ``max_open``."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    def _insert(self, lane: _Lane, item: _Waiting) -> None:
+        at = bisect_left(lane.waiting, item.key, key=lambda other: other.key)
+        if lane.newest_key == item.key or (at < len(lane.waiting) and lane.waiting[at].key == item.key):
+            self.counters.duplicate += 1
+            return
+        if self._closed is not None and item.key <= self._closed:
+            self._late_run += 1
+            quiet = item.arrived_ns - self._handed_out_ns > _SILENT * self._wait_ns
+            if not quiet or self._late_run <= len(self.cameras):
+                self.counters.late += 1
+                self.counters.late_by_camera[item.frame.header.camera] += 1
+                return
+            # Nothing has been on time for long: the clock or every counter went back. Start again from here.
+            self._closed = None
+            self._recent.clear()
+            self.counters.resets += 1
+        self._late_run = 0
+        lane.waiting.insert(at, item)
+        lane.newest_key = item.key if lane.newest_key is None else max(lane.newest_key, item.key)
+        if len(lane.waiting) > self._max_open:
+            lane.waiting.remove(min(lane.waiting, key=lambda other: other.arrived_ns))
+            self.counters.stale += 1
+
+    def _ready(self, now_ns: int) -> bool:
+        """Whether the oldest set has nothing to wait for."""
+        heads = [lane.waiting[0] for lane in self._lanes.values() if lane.waiting]
+        if not heads:
+            return False
+        limit = self._limit(min(head.key for head in heads))
+        if now_ns - min(head.arrived_ns for head in heads if head.key <= limit) > self._wait_ns:
+            return True
+        quiet_since = now_ns - _SILENT * self._wait_ns
+        return all(lane.waiting or lane.seen_ns < quiet_since for lane in self._lanes.values())
+
+    def _limit(self, key: int) -> int:
+        """The largest key that still belongs to the set whose smallest is this."""
+        return key if self._by_trigger else key + self._tolerance_ns
+
+    def _take_oldest(self, now_ns: int) -> FrameSet | None:
+        first = min(lane.waiting[0].key for lane in self._lanes.values() if lane.waiting)
+        limit = self._limit(first)
+        frames = {}
+        for name, lane in self._lanes.items():
+            within = 0
+            while within < len(lane.waiting) and lane.waiting[within].key <= limit:
+                within += 1
+            if within:
+                frames[name] = lane.waiting[0].frame
+                self.counters.duplicate += within - 1
+                del lane.waiting[:within]
+        if len(frames) < self._min_cameras:
+            self.counters.dropped_sets += 1
+            return None  # and not closed: a stray key far ahead must not make every later frame late
+        times = [frame.header.capture_ns for frame in frames.values()]
+        capture_ns = statistics.median_low(times)
+        missing = tuple(name for name in self.cameras if name not in frames)
+        self._closed = limit
+        self._handed_out_ns = now_ns
+        self._recent.append((first, capture_ns))
+        self.counters.incomplete += bool(missing)
+        for name in missing:
+            self.counters.missing_by_camera[name] += 1
+        index = first if self._by_trigger else self.counters.sets
+        self.counters.sets += 1
+        return FrameSet(index, capture_ns, frames, missing, max(times) - min(times))
+
+    def _index(self, lane: _Lane, header: FrameHeader) -> int | None:
+        """The set's index that a frame's trigger stands for; moves the lane's base when the counter restarted."""
+        if header.trigger is None:
+            return None
+        at = header.capture_ns
+        index = header.trigger + lane.base
+        backwards = lane.newest_trigger is not None and header.trigger <= lane.newest_trigger
+        restarted = backwards and at > lane.newest_capture_ns + self._tolerance_ns
+        placed = None
+        if restarted or header.offset_sigma_ns <= self._tolerance_ns:
+            placed = self._index_at(lane, at)
+            if placed is None and (restarted or (self._closed is not None and index <= self._closed)):
+                placed = self._extrapolated(at)
+        if placed is not None and (restarted or abs(placed - index) > _GROSS):
+            lane.base += placed - index
+            index = placed
+            self.counters.restarts += 1
+        if restarted or not backwards:
+            lane.newest_trigger, lane.newest_capture_ns = header.trigger, at
+        return index
+
+    def _known(self, without: _Lane | None = None) -> list[tuple[int, int]]:
+        """(index, capture_ns) of recent sets and of frames that wait."""
+        waiting = [
+            (item.key, item.frame.header.capture_ns)
+            for lane in self._lanes.values()
+            if lane is not without
+            for item in lane.waiting
+        ]
+        return [*self._recent, *waiting]
+
+    def _index_at(self, lane: _Lane, capture_ns: int) -> int | None:
+        """The index that other cameras have at this time, None where none is within the tolerance."""
+        near = min(self._known(without=lane), key=lambda known: abs(known[1] - capture_ns), default=None)
+        return near[0] if near is not None and abs(near[1] - capture_ns) <= self._tolerance_ns else None
+
+    def _extrapolated(self, capture_ns: int) -> int | None:
+        """The index that the rate of recent sets gives for this time, None for a time that has passed."""
+        known = self._known()
+        if not known:
+            return None
+        newest, newest_ns = max(known)
+        ahead = capture_ns - newest_ns
+        if ahead <= self._tolerance_ns:
+            return None
+        if len(self._recent) < 2:
+            return newest + 1
+        (first, first_ns), (last, last_ns) = self._recent[0], self._recent[-1]
+        period = (last_ns - first_ns) / (last - first)
+        return newest + max(1, round(ahead / period)) if period > 0 else newest + 1
