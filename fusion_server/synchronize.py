@@ -9,9 +9,9 @@ that is still there after twice that time, or that would make its lane too long,
 far ahead of the others', which must not hold them up.
 
 Counters that restart. A camera's trigger or block counter starts again when the camera does, and wraps early where it
-has 16 bits. A counter that goes back while the camera's time goes on is given a new base, found from the time: the index
-of the set whose capture time is the same, else one extrapolated from the newest. The same is done for a camera whose
-counter is far from that of the others at the same moment, when its clock is known well enough to say so.
+has 16 bits. A counter that goes back while the camera's time goes on is given a new base, found from the time: the
+index of the set whose capture time is the same, else one extrapolated from the newest. The same is done for a camera
+whose counter is far from that of the others at the same moment, when its clock is known well enough to say so.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Synchronizer:
     """Frames in with ``add``, sets out of ``add`` and ``poll``, in the order of capture.
 
     ``now_ns`` is any clock that does not go back; it is compared only with itself. A set comes out when it is complete
-    or when its first frame came more than ``wait_ns`` ago; with fewer than ``min_cameras`` frames (0: all but a quarter of
-    the cameras) it is dropped. At most ``max_open`` frames of a camera wait. Not safe for use by several threads at once.
+    or when its first frame came more than ``wait_ns`` ago; with fewer than ``min_cameras`` frames (0: all but a quarter
+    of the cameras) it is dropped. At most ``max_open`` frames of a camera wait. One thread at a time may use it.
     """
 
     def __init__(
