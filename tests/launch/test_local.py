@@ -1,0 +1,85 @@
+"""Processes of a rig: ended in order, and none left behind however the parent ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.local import Child
+
+PARENT = """
+import sys, time
+from launch.local import Child
+child = Child("node", ["node", sys.argv[1], "--name", "pc0"], lambda name, line: print(line, flush=True))
+print("pid", child.process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def rig(tmp_path):
+    """A rig whose node waits for a server that never comes."""
+    import cv2
+    import numpy as np
+
+    frames = tmp_path / "capture" / "frames" / "0"
+    frames.mkdir(parents=True)
+    (tmp_path / "capture" / "cameras.json").write_text(
+        '{"version": 1, "cameras": [{"name": "cam00", "width": 32, "height": 32,'
+        ' "K": [[30,0,16],[0,30,16],[0,0,1]], "R": [[1,0,0],[0,1,0],[0,0,1]], "t": [0,0,1]}]}'
+    )
+    cv2.imwrite(str(frames / "cam00.jpg"), np.zeros((32, 32, 3), np.uint8))
+    path = tmp_path / "rig.toml"
+    path.write_text(
+        'name = "test"\ncalibration = "capture/cameras.json"\n'
+        '[[camera]]\nid = "cam00"\nnode = "pc0"\ndriver = "replay"\noptions = {capture = "capture"}\n'
+    )
+    return path
+
+
+def test_a_node_ends_cleanly_when_asked(rig):
+    lines = []
+    child = Child("pc0", ["node", str(rig), "--name", "pc0"], lambda name, line: lines.append(line))
+    until(lambda: lines)  # it is up: it has logged something
+    start = time.monotonic()
+    assert child.end() == 0, lines
+    assert time.monotonic() - start < 5.0
+    assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's word of a parent's death is Linux's")
+def test_a_killed_parent_leaves_no_orphan(rig):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(rig)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline().split()[1])
+    try:
+        parent.stdout.readline()  # the node's first log line: it runs, and has asked to be told
+        assert alive(pid)
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait(5.0)
+        until(lambda: not alive(pid))
+    finally:
+        parent.kill()
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+        parent.stdout.close()
