@@ -1,0 +1,1 @@
+"""Speed and accuracy, measured and printed: ``python -m benchmarks`` lists what there is."""
