@@ -1,0 +1,278 @@
+"""The multi-view normal network: pictures and cameras in; normals, confidence and masks out.
+
+Parts, and why each is there:
+
+- **Encoder**: EfficientNet-Lite0 up to stride 32. Cheap on CPUs (no squeeze-and-excite, ReLU6), and its ImageNet
+  weights have seen real photographs, which synthetic training data has not. Batch normalisation is written as a gain on
+  the weights with the statistics frozen (``Conv``): nothing to fold for an engine, no statistics that a small batch of
+  views of one head would skew, and one memory pass less per layer in training.
+- **Tokens at stride 16**: stride-16 and stride-32 features plus an embedding of the token's ray (Pluecker coordinates
+  in the rig frame, camera-frame direction, place in the picture) and of the camera's side and angle of view.
+- **Attention**: alternating blocks look within a view (shape from shading and outline needs the whole picture) and
+  across all views. Half of the channels that cross views are 3-vectors, turned from the ray frame of the token that
+  sends to the rig frame and from there to the ray frame of the token that receives (after GTA, Miyato et al. 2024): a
+  normal or a light direction arrives in the receiver's coordinates, and nobody has to learn rotations from data. Each
+  head also subtracts a learned multiple of the squared reciprocal product of the two rays (zero when they meet), so
+  that tokens find their epipolar lines from the first step on. There is no view index: any number of views in any
+  order.
+- **Decoder**: additive skips and plain 3 x 3 convolutions (faster than depthwise at few channels), to stride 2; the
+  last convolution predicts 2 x 2 pixels at once (sub-pixel), a learned upsampling at a fraction of the cost of a convex
+  one. It needs no rays of its own, because of the head:
+- **Head**: the normal is predicted in the pixel's ray frame and turned by the ray: equal surfaces look equal wherever
+  they stand in the picture and whatever the focal length. Confidence is the concentration of the angular von
+  Mises-Fisher distribution (Bae, Budvytis, Cipolla, ICCV 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.rays import LINE_FEATURES, STRIDE, TOKEN_FEATURES
+
+_LITE0 = (  # expansion, output channels, repeats, stride, kernel
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network; the defaults are ``lite``."""
+
+    dim: int = 192
+    heads: int = 4
+    blocks: int = 4  # alternating: view, rig, view, rig
+    expansion: int = 2
+    decoder: tuple[int, int, int] = (96, 48, 32)  # channels at strides 8, 4, 2
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, as the weights file's metadata holds them."""
+        return asdict(self)
+
+
+class NetworkOutput(NamedTuple):
+    """Per pixel, float32."""
+
+    normal: Tensor  # B,V,H,W,3 unit, camera frame
+    confidence: Tensor  # B,V,H,W kappa > 0
+    mask: Tensor  # B,V,H,W logit in training, probability in NormalNetwork.infer
+
+
+class Conv(nn.Module):
+    """A convolution whose weights carry a gain per output channel (a batch normalisation with frozen statistics)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, kernel, kernel))
+        self.gain = nn.Parameter(torch.ones(outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.stride, self.groups, self.padding = stride, groups, kernel // 2
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Input B,C,H,W; output B,C',H',W'."""
+        weight = self.weight * self.gain[:, None, None, None]
+        if self.groups > 1:
+            with torch.autocast(x.device.type, enabled=False):  # bf16 backward of depthwise is 3 to 7 times slower
+                return F.conv2d(x.float(), weight, self.bias, self.stride, self.padding, groups=self.groups)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+
+
+class InvertedResidual(nn.Module):
+    """EfficientNet-Lite's block: expand, depthwise, project, with a residual where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int, kernel: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = Conv(inputs, wide) if expansion > 1 else None
+        self.depthwise = Conv(wide, wide, kernel, stride, groups=wide)
+        self.project = Conv(wide, outputs)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Input B,C,H,W; output B,C',H/stride,W/stride."""
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class Encoder(nn.Module):
+    """EfficientNet-Lite0 without its last stage and classifier; features at strides 2, 4, 8, 16, 32."""
+
+    channels = (16, 24, 40, 112, 192)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = Conv(3, 32, 3, 2)
+        blocks: list[nn.Module] = []
+        self.taps: list[int] = []
+        inputs = 32
+        for stage, (expansion, outputs, repeats, stride, kernel) in enumerate(_LITE0):
+            for i in range(repeats):
+                blocks.append(InvertedResidual(inputs, outputs, expansion, stride if i == 0 else 1, kernel))
+                inputs = outputs
+            if stage != 3:  # stages 3 and 4 share stride 16
+                self.taps.append(len(blocks) - 1)
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Pictures B,3,H,W, about -1..1."""
+        x = F.relu6(self.stem(x))
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.taps:
+                features.append(x)
+        return features
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm attention and MLP; tokens see all views, with camera geometry (``across``), or only their own."""
+
+    def __init__(self, dim: int, heads: int, expansion: int, across: bool) -> None:
+        super().__init__()
+        self.heads, self.across, self.head_dim = heads, across, dim // heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim))
+        if across:
+            self.sharpness = nn.Parameter(torch.linspace(0.0, 4.0, heads))  # log of the epipolar weight
+        for layer in (self.out, self.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02 / 2)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, frames: Tensor, lines: Tensor) -> Tensor:
+        """Tokens B,V,N,C; frames B,V,N,9; lines B,V,N,2,LINE_FEATURES."""
+        x = x + (self._across(x, frames, lines) if self.across else self._within(x))
+        return x + self.mlp(self.norm2(x))
+
+    def _within(self, x: Tensor) -> Tensor:
+        batch, views, count, dim = x.shape
+        qkv = self.qkv(self.norm1(x)).reshape(batch * views, count, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each BV,h,N,c
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(batch, views, count, dim))
+
+    def _across(self, x: Tensor, frames: Tensor, lines: Tensor) -> Tensor:
+        batch, views, count, dim = x.shape
+        total = views * count
+        # Six groups of channels: x, y, z of vectors, and three of scalars. A head takes its share of every group.
+        groups = self.qkv(self.norm1(x)).reshape(batch, total, 3, 6, dim // 6)
+        turn = frames.reshape(batch, total, 1, 9, 1)
+        qkv = torch.cat([_rotate(groups[:, :, :, :3], turn, inverse=False), groups[:, :, :, 3:]], dim=3)
+        qkv = qkv.reshape(batch, total, 3, 6, self.heads, -1).permute(2, 0, 4, 1, 3, 5)  # 3,B,h,VN,6,c
+        q, k, v = qkv.reshape(3, batch, self.heads, total, self.head_dim)
+        near = lines.reshape(batch, 1, total, 2, LINE_FEATURES).to(q.dtype)
+        weight = self.sharpness.exp().to(q.dtype)[:, None, None]
+        q = torch.cat([q * self.head_dim**-0.5, near[:, :, :, 0] * weight], -1)
+        k = torch.cat([k, near[:, :, :, 1].expand(-1, self.heads, -1, -1)], -1)
+        v = F.pad(v, (0, LINE_FEATURES))  # fused attention wants one width
+        y = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : self.head_dim]  # B,h,VN,c
+        y = y.reshape(batch, self.heads, total, 6, -1).permute(0, 2, 3, 1, 4).reshape(batch, total, 1, 6, dim // 6)
+        y = torch.cat([_rotate(y[:, :, :, :3], turn, inverse=True), y[:, :, :, 3:]], dim=3)
+        return self.out(y.reshape(batch, views, count, dim))
+
+
+class Decoder(nn.Module):
+    """From stride 16 to stride 2 with skips, then 2 x 2 pixels at once; five raw values a pixel."""
+
+    def __init__(self, dim: int, channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        inputs = (dim, *channels[:-1])
+        skips = Encoder.channels[2::-1]  # strides 8, 4, 2
+        self.narrow = nn.ModuleList(Conv(a, b) for a, b in zip(inputs, channels, strict=True))
+        self.skip = nn.ModuleList(Conv(a, b) for a, b in zip(skips, channels, strict=True))
+        self.refine = nn.ModuleList(
+            nn.ModuleList(Conv(c, c, 3) for _ in range(repeats)) for c, repeats in zip(channels, (2, 2, 1), strict=True)
+        )
+        self.head = Conv(channels[-1], 5 * 4, 3)
+        nn.init.normal_(self.head.weight, std=0.01)
+        with torch.no_grad():
+            self.head.bias.view(5, 4).copy_(torch.tensor([0.0, 0.0, -0.5, 4.0, 0.0])[:, None])  # facing the camera
+
+    def forward(self, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Tokens as an image B,C,H/16,W/16 and encoder features; output B,5,H,W."""
+        for narrow, skip, refine, feature in zip(self.narrow, self.skip, self.refine, features[2::-1], strict=True):
+            x = F.interpolate(narrow(x), scale_factor=2.0, mode="bilinear", align_corners=False) + skip(feature)
+            y = x
+            for conv in refine:
+                y = conv(F.relu(y))
+            x = x + y
+        return F.pixel_shuffle(self.head(F.relu(x)), 2)
+
+
+class NormalNetwork(nn.Module):
+    """See the module's text. Sizes in ``NetworkConfig``; the lite network has about 4 million parameters."""
+
+    def __init__(self, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or NetworkConfig()
+        if config.dim % (6 * config.heads):
+            raise ValueError(f"dim is {config.dim}; it must be a multiple of 6 x {config.heads} heads")
+        dim = config.dim
+        self.encoder = Encoder()
+        self.lift = Conv(self.encoder.channels[3], dim)
+        self.lift_coarse = Conv(self.encoder.channels[4], dim)
+        self.embed = nn.Sequential(nn.Linear(TOKEN_FEATURES, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.norm_in, self.norm_out = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.blocks = nn.ModuleList(
+            AttentionBlock(dim, config.heads, config.expansion, across=i % 2 == 1) for i in range(config.blocks)
+        )
+        self.decoder = Decoder(dim, config.decoder)
+
+    def forward(
+        self, images: Tensor, direction: Tensor, tokens: Tensor, frames: Tensor, lines: Tensor
+    ) -> NetworkOutput:
+        """Pictures B,V,H,W,3 RGB 0..255 (uint8 or float) and ``rays.CameraInputs`` with a batch axis in front.
+
+        H and W are multiples of 16. The mask is a logit.
+        """
+        batch, views, height, width, _ = images.shape
+        x = images.reshape(batch * views, height, width, 3).permute(0, 3, 1, 2).float()
+        x = ((x - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
+        features = self.encoder(x)
+        x = self.lift(features[3])
+        coarse = self.lift_coarse(features[4])
+        x = x + F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
+        rows, columns = height // STRIDE, width // STRIDE
+        x = x.flatten(2).transpose(1, 2).reshape(batch, views, rows * columns, -1)
+        x = self.norm_in(x) + self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, frames, lines)
+        x = self.norm_out(x).reshape(batch * views, rows, columns, -1).permute(0, 3, 1, 2)
+        raw = self.decoder(x, features).float().reshape(batch, views, 5, height, width)
+        normal = F.normalize(_from_ray_frame(raw[:, :, :3], direction), dim=-1, eps=1e-6)
+        return NetworkOutput(normal, F.softplus(raw[:, :, 3]) + 0.05, raw[:, :, 4])
+
+    def infer(self, images: Tensor, direction: Tensor, tokens: Tensor, frames: Tensor, lines: Tensor) -> NetworkOutput:
+        """As ``forward``, with the mask as a probability."""
+        output = self(images, direction, tokens, frames, lines)
+        return output._replace(mask=output.mask.sigmoid())
+
+
+def _rotate(vectors: Tensor, turn: Tensor, inverse: bool) -> Tensor:
+    """Rotate channel groups (..., 3, c) by matrices (..., 9, 1), or by their transposes."""
+    x, y, z = vectors.unbind(-2)
+    m = turn.unbind(-2)
+    order = (0, 3, 6, 1, 4, 7, 2, 5, 8) if inverse else range(9)
+    a, b, c, d, e, f, g, h, i = (m[k] for k in order)
+    return torch.stack([a * x + b * y + c * z, d * x + e * y + f * z, g * x + h * y + i * z], -2)
+
+
+def _from_ray_frame(normal: Tensor, direction: Tensor) -> Tensor:
+    """Ray-frame vectors (B, V, 3, H, W) to the camera frame (B, V, H, W, 3), by ``rays.ray_frames`` written out."""
+    u, v, w = normal.unbind(2)
+    x, y, z = direction.unbind(-1)
+    side = u * x + v * y
+    bend = side / (1 + z) - w
+    return torch.stack([u - x * bend, v - y * bend, w * z - side], -1)

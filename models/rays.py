@@ -1,0 +1,120 @@
+"""What the network is told about the cameras: rays, in a frame that does not depend on the studio.
+
+The world is brought into a *rig frame* first: its origin is the point the pictures look at, its unit is the radius of
+what they see there. A rig moved, scaled, or re-calibrated in other units gives the same inputs; only the world's
+orientation stays (Y is up). Everything here is float64 numpy and is computed once per set of cameras; the network
+receives float32 arrays and needs no camera mathematics of its own, which an engine in bfloat16 would spoil.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from protocol.calibration import Camera
+
+STRIDE = 16  # pixels a token covers
+TOKEN_FEATURES = 6 + 3 + 16 + 4
+LINE_FEATURES = 21
+_OCTAVES = 4
+
+
+class CameraInputs(NamedTuple):
+    """The camera side of one network call, float32; N = (H / 16) * (W / 16) tokens a view."""
+
+    direction: np.ndarray  # V,H,W,3 unit viewing directions in the camera frame
+    tokens: np.ndarray  # V,N,TOKEN_FEATURES
+    frames: np.ndarray  # V,N,9 rotation from the token's ray frame to the rig frame, row by row
+    lines: np.ndarray  # V,N,2,LINE_FEATURES: product of [i, 0] and [j, 1] is -(reciprocal product of rays i, j)^2
+
+
+def stack_cameras(cameras: Sequence[Camera]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K (V, 3, 3), R (V, 3, 3), t (V, 3) of pinhole cameras, float64."""
+    return np.stack([c.K for c in cameras]), np.stack([c.R for c in cameras]), np.stack([c.t for c in cameras])
+
+
+def camera_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> CameraInputs:
+    """Rays of V pinhole cameras (pixels, metres or any other unit) for pictures of height x width, multiples of 16.
+
+    Raises ValueError when the size is not a multiple of 16.
+    """
+    if height % STRIDE or width % STRIDE:
+        raise ValueError(f"pictures of {width} x {height}; both must be multiples of {STRIDE}")
+    K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
+    views = len(K)
+    inverse = np.linalg.inv(K)  # V,3,3
+    direction = _directions(inverse, np.arange(width), np.arange(height))  # V,H,W,3
+    center, unit = rig_frame(K, R, t, height, width)
+    eyes = (-np.einsum("vji,vj->vi", R, t) - center) / unit  # V,3
+
+    x = (np.arange(width // STRIDE) + 0.5) * STRIDE - 0.5
+    y = (np.arange(height // STRIDE) + 0.5) * STRIDE - 0.5
+    seen = _directions(inverse, x, y).reshape(views, -1, 3)  # V,N,3 camera frame
+    world = np.einsum("vji,vnj->vni", R, seen)  # V,N,3
+    moment = np.cross(eyes[:, None], world)
+    frames = np.einsum("vji,vnjk->vnik", R, ray_frames(seen))  # V,N,3,3
+
+    across, down = np.meshgrid(2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / height - 1)
+    place = np.stack([across.ravel(), down.ravel()], -1)  # N,2
+    waves = np.concatenate([f(place * np.pi * 2.0**k / 2) for k in range(_OCTAVES) for f in (np.sin, np.cos)], -1)
+    spread = np.broadcast_to
+    shape = seen.shape[:2]
+    optics = np.concatenate([eyes / np.linalg.norm(eyes, axis=-1, keepdims=True), _half_view(K, height, width)], -1)
+    features = [world, moment, seen, spread(waves, (*shape, 16)), spread(optics[:, None], (*shape, 4))]
+    line = np.concatenate([world, moment], -1)
+    lines = np.stack([-_square(line), _square(np.concatenate([moment, world], -1))], 2)
+    arrays = (direction, np.concatenate(features, -1), frames.reshape(*shape, 9), lines)
+    return CameraInputs(*(np.ascontiguousarray(a, np.float32) for a in arrays))
+
+
+def rig_frame(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> tuple[np.ndarray, float]:
+    """The point that the pictures' middles look at, and the mean radius of what they see there.  # 3
+
+    The nearest point to the middle rays in the least-squares sense; where they do not meet (one camera, parallel
+    cameras) the mean of the points one baseline (or one unit) down the rays, which for a single picture is as good as
+    any, since the unit follows.
+    """
+    middle = np.array([(width - 1) / 2, (height - 1) / 2, 1.0])
+    rays = np.einsum("vji,vjk,k->vi", R, np.linalg.inv(K), middle)
+    rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
+    eyes = -np.einsum("vji,vj->vi", R, t)
+    off_axis = np.eye(3) - rays[:, :, None] * rays[:, None]  # V,3,3
+    system = off_axis.sum(0)
+    away = np.linalg.norm(eyes - eyes.mean(0), axis=-1).mean() or 1.0
+    center = (eyes + rays * away).mean(0)
+    if np.linalg.cond(system) < 1e4:
+        met = np.linalg.solve(system, np.einsum("vij,vj->i", off_axis, eyes))
+        if (np.einsum("vi,vi->v", met - eyes, rays) > 0).all():
+            center = met
+    distance = np.linalg.norm(eyes - center, axis=-1)
+    return center, float(max((distance * _half_view(K, height, width)[:, 0]).mean(), 1e-9))
+
+
+def ray_frames(direction: np.ndarray) -> np.ndarray:
+    """The smallest rotation that takes (0, 0, 1) to each unit direction (..., 3).  # ...,3,3
+
+    A normal told in this frame depends on how the surface looks and not on where in the picture, or with what focal
+    length, it is seen.
+    """
+    x, y, z = np.moveaxis(direction, -1, 0)
+    a = 1 / (1 + z)
+    rows = [1 - a * x * x, -a * x * y, x, -a * x * y, 1 - a * y * y, y, -x, -y, z]
+    return np.stack(rows, -1).reshape(*direction.shape, 3)
+
+
+def _directions(inverse: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    pixels = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))], -1)
+    rays = np.einsum("vij,hwj->vhwi", inverse, pixels)
+    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+
+
+def _half_view(K: np.ndarray, height: int, width: int) -> np.ndarray:
+    return ((width / 2 / K[:, 0, 0] + height / 2 / K[:, 1, 1]) / 2)[:, None]  # V,1 tangent of half the view
+
+
+def _square(line: np.ndarray) -> np.ndarray:
+    """Products of a line's six coordinates, so that an inner product of two squares is a squared inner product."""
+    i, j = np.triu_indices(6)
+    return line[..., i] * line[..., j] * np.where(i == j, 1.0, np.sqrt(2.0))

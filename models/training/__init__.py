@@ -1,0 +1,1 @@
+"""Training of the normal network: data, losses, the loop, export of weights."""

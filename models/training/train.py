@@ -1,0 +1,219 @@
+"""The training loop: ``python -m models.training.train CONFIG.toml``; the same command resumes.
+
+Time, not steps, is the budget: the learning rate follows a cosine over the configured minutes, however fast the
+machine turns out to be. A checkpoint is written every few minutes and holds everything that a resumed run needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.network import NormalNetwork
+from models.training.config import TrainConfig, load_config
+from models.training.dataset import Batch, BatchPlan, Loader
+from models.training.losses import total_loss
+from models.training.pretrained import load_imagenet
+from models.training.validate import Validation
+from protocol.errors import HeadstreamError
+
+LOG_FIELDS = (
+    "step", "minutes", "rate", "pictures_per_second", "loss", "angle", "likelihood", "gradient", "mask", "overlap",
+)  # fmt: skip
+
+
+class Average:
+    """An exponential average of a network's weights, with a short memory at the start."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.network = deepcopy(network).eval().requires_grad_(False)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take one step's weights in."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
+
+
+class Trainer:
+    """One run in its folder: network, average, optimiser, and how much of the time has gone."""
+
+    def __init__(self, config: TrainConfig, say: Callable[[str], None] = print) -> None:
+        self.config, self.say = config, say
+        config.out.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = NormalNetwork(config.network)
+        self.checkpoint = config.out / "checkpoint.pt"
+        if config.imagenet and not self.checkpoint.exists():
+            load_imagenet(self.network.encoder)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        self.average = Average(self.network, config.average)
+        self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.99))
+        self.step, self.minutes = 0, 0.0
+        if self.checkpoint.exists():
+            self._resume()
+        self.validation = Validation(config, self.device)
+
+    def run(self) -> None:
+        """Train until the minutes are used up; ends with a validation and a checkpoint."""
+        config = self.config
+        loader = Loader(config.data, self._plan(), seed=config.seed + self.step)
+        saved, validated = self.minutes, self.minutes
+        log = _CsvLog(config.out / "log.csv", LOG_FIELDS)
+        try:
+            clock = time.monotonic()
+            for batch in loader:
+                terms = self._step(batch)
+                now = time.monotonic()
+                self.minutes += (now - clock) / 60
+                if self.step % 20 == 0:
+                    rate = batch.image.shape[0] * batch.image.shape[1] / (now - clock)
+                    log.row(self.step, f"{self.minutes:.3f}", f"{self._rate():.3g}", f"{rate:.1f}", *terms)
+                clock = now
+                loader.plan = self._plan()
+                done = self.minutes >= config.minutes
+                if done or self.minutes - saved > config.checkpoint_minutes:
+                    saved = self.minutes
+                    self._save()
+                if done or self.minutes - validated > config.validation_minutes:
+                    validated = self.minutes
+                    self.say(f"step {self.step}, {self.minutes:.1f} min: {self._validate()}")
+                    if not done:
+                        self.minutes += (time.monotonic() - clock) / 60  # the budget is wall time
+                        clock = time.monotonic()
+                if done:
+                    return
+        finally:
+            loader.close()
+
+    def _step(self, batch: Batch) -> list[str]:
+        config = self.config
+        share = self._rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["full_rate"] * share
+        move = self.device
+        with torch.autocast(move.type, torch.bfloat16, enabled=config.bf16):
+            output = self.network(batch.image.to(move), *(array.to(move) for array in batch.cameras))
+        loss, terms = total_loss(output, batch.normal.to(move), batch.mask.to(move), config.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
+        if math.isfinite(float(norm)):  # one bad batch must not spoil a night
+            self.optimizer.step()
+            self.average.update(self.network)
+        self.step += 1
+        return [f"{float(value):.4f}" for value in (loss.detach(), *terms.values())]
+
+    def _rate(self) -> float:
+        """Share of the full learning rate now: warm-up, then half a cosine down to 1 %."""
+        config = self.config
+        warm = min(1.0, (self.minutes + 0.02) / max(config.warmup_minutes, 0.02))
+        return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.minutes / config.minutes))))
+
+    def _plan(self) -> BatchPlan:
+        config = self.config
+        late = self.minutes > (1 - config.final_share) * config.minutes
+        size = config.final_size if late else config.size
+        pictures = round(config.pictures * (config.size / size) ** 2)
+        return BatchPlan(pictures=max(pictures, 1), size=size, views=config.views)
+
+    def _groups(self) -> list[dict[str, object]]:
+        """Encoder and new parts learn at their own rates; gains, biases and norms do not decay."""
+        config = self.config
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.network.named_parameters():
+            groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "full_rate": config.encoder_rate if old and config.imagenet else config.rate,
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (old, decays), parameters in groups.items()
+        ]
+
+    def _save(self) -> None:
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
+            "updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "minutes": self.minutes,
+            "config": self.config.network.to_dict(),
+        }
+        scratch = self.checkpoint.with_suffix(".part")
+        torch.save(state, scratch)
+        scratch.replace(self.checkpoint)
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if state["config"] != {**self.config.network.to_dict()}:
+            raise HeadstreamError(f"{self.checkpoint}: is of a network with other sizes; choose another `out`")
+        self.network.load_state_dict(state["network"])
+        self.average.network.load_state_dict(state["average"])
+        self.average.updates = state["updates"]
+        rates = [group["full_rate"] for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["full_rate"] = rate  # the configuration's, which may have been changed
+        self.step, self.minutes = state["step"], state["minutes"]
+        self.say(f"resumed at step {self.step}, {self.minutes:.1f} of {self.config.minutes:g} minutes")
+
+    def _validate(self) -> str:
+        scores = self.validation.score(self.average.network, self.config.out / f"sheet_{self.step:06d}.png")
+        path = self.config.out / "validation.csv"
+        names = ("step", "minutes", *scores)
+        _CsvLog(path, names).row(self.step, f"{self.minutes:.2f}", *(f"{value:.4f}" for value in scores.values()))
+        return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+
+
+class _CsvLog:
+    """Rows appended to a file; each is on disk when ``row`` returns."""
+
+    def __init__(self, path: Path, names: tuple[str, ...]) -> None:
+        self.path = path
+        if not path.exists():
+            self.row(*names)
+
+    def row(self, *values: object) -> None:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(values)
+
+
+def train(path: str | Path, say: Callable[[str], None] = print) -> Path:
+    """Train, or go on training, what the configuration says; returns the checkpoint.
+
+    Raises HeadstreamError for a configuration or data that cannot be used.
+    """
+    trainer = Trainer(load_config(path), say)
+    trainer.run()
+    return trainer.checkpoint
+
+
+def main() -> None:
+    """Entry of ``python -m models.training.train``."""
+    parser = argparse.ArgumentParser(description="Train the normal network; the same command resumes.")
+    parser.add_argument("config", type=Path)
+    try:
+        train(parser.parse_args().config, lambda text: print(text, flush=True))
+    except HeadstreamError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main()
