@@ -1,0 +1,422 @@
+"""The server's end of the wire: one thread owns both sockets, checks what arrives and hands frames on.
+
+``protocol.messages`` says who says what when. A frame that is handed on or refused gives its camera one credit back, so
+that what is on its way to the server is at most ``wire.credit`` frames of ``wire.max_frame_mb`` per camera; nothing is
+queued here. Whatever a stranger or a broken node sends is refused, counted by reason and logged: the first of a kind at
+once, the rest as one line every ten seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgpack
+import zmq
+
+from protocol.calibration import Calibration
+from protocol.errors import HeadstreamError
+from protocol.messages import (
+    Bye,
+    CameraReport,
+    ClockReply,
+    ClockRequest,
+    Control,
+    Frame,
+    FrameHeader,
+    Grant,
+    Hello,
+    MessageError,
+    Record,
+    Refused,
+    Report,
+    Welcome,
+    is_name,
+    pack_control,
+    unpack_control,
+    unpack_frame,
+)
+from protocol.rig import Rig
+from protocol.wire import bound_port, control_router, data_router
+
+log = logging.getLogger(__name__)
+
+_TICK_MS = 10
+_BURST = 32  # messages of one socket between two looks at everything else
+_RATE_WINDOW_S = 2.0
+_SUMMARY_S = 10.0
+_RECORD_REPEAT_S = 0.3
+_SILENCE_S = 3.0
+_MOST_KINDS = 256  # kinds of refusal that are logged one by one; strangers can make up any number of names
+
+
+@dataclass(frozen=True)
+class CameraStatistics:
+    """One camera as the server sees it. Counts are since the server (received, ...) or the node (the rest) started."""
+
+    node: str
+    received: int = 0
+    refused: int = 0
+    fps: float = 0.0  # received over the last two seconds
+    missed: int = 0  # gaps in the sequence: captured, and dropped by the node, lost or refused
+    captured: int = 0  # as the node reports, like the next two
+    dropped: int = 0  # unsent for want of credit
+    errors: int = 0
+    offset_ns: int = 0  # server clock minus node clock
+    offset_sigma_ns: int | None = None  # None before the first frame
+    age_s: float | None = None  # since the last frame; None before the first
+
+
+@dataclass(frozen=True)
+class NodeStatistics:
+    """One node: whether it is there, and the take that it says it records."""
+
+    connected: bool  # welcomed on both sockets and heard of within the last three seconds
+    age_s: float | None  # since the last word on the control socket; None before the first
+    take: str
+
+
+@dataclass(frozen=True)
+class ReceiverStatistics:
+    """Everything at one moment."""
+
+    cameras: dict[str, CameraStatistics]
+    nodes: dict[str, NodeStatistics]
+    refused: dict[str, int]  # by reason
+
+
+@dataclass
+class _Camera:
+    node: str
+    size: tuple[int, int]
+    received: int = 0
+    refused: int = 0
+    missed: int = 0
+    next_sequence: int | None = None
+    header: FrameHeader | None = None
+    seen: float | None = None
+    arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
+    report: CameraReport | None = None
+
+
+@dataclass
+class _Node:
+    data: bool = False  # welcomed on the data socket
+    control: bool = False
+    incarnation: int = 0
+    seen: float | None = None
+    take: str = ""
+
+
+class Receiver:
+    """Binds both sockets; ``start`` begins to listen, ``stop`` ends it. Raises HeadstreamError when it cannot bind.
+
+    ``on_frame(frame)`` gets every good frame, ``on_tick()`` is called at least every 10 ms or so, both in the
+    receiver's thread and never at the same time; both must be quick. ``frame.jpeg`` is a memoryview that keeps the
+    received message alive; it may be held as long as one likes. An exception in either ends the thread (``alive``).
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        calibration: Calibration,
+        on_frame: Callable[[Frame], None],
+        on_tick: Callable[[], None] | None = None,
+    ):
+        for camera in rig.cameras:
+            if camera.id not in calibration.names:
+                known = ", ".join(calibration.names)
+                raise HeadstreamError(f"{rig.calibration}: no camera {camera.id!r} as in the rig file; it has {known}")
+        self._rig = rig
+        self._on_frame, self._on_tick = on_frame, on_tick
+        sizes = {camera.name: (camera.width, camera.height) for camera in calibration.cameras}
+        self._cameras = {camera.id: _Camera(camera.node, sizes[camera.id]) for camera in rig.cameras}
+        self._nodes = {name: _Node() for name in rig.nodes}
+        self._refused: Counter[str] = Counter()
+        self._logged: Counter[tuple[str, str]] = Counter()
+        self._unsaid: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()  # over everything above that statistics() reads
+        self._started_ns = time.time_ns()
+        self._take = ""
+        self._record_at = self._summary_at = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="receive", daemon=True)
+        self._context = zmq.Context()
+        try:
+            self._data = data_router(self._context, rig)
+            self._control = control_router(self._context, rig)
+        except HeadstreamError:
+            self._context.destroy(linger=0)
+            raise
+        self.data_port, self.control_port = bound_port(self._data), bound_port(self._control)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and close the sockets; may be called twice."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._context.destroy(linger=0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def record(self, take: str) -> None:
+        """Tell every node that a take of this name begins; the empty name ends it."""
+        with self._lock:
+            self._take, self._record_at = take, 0.0
+
+    def statistics(self) -> ReceiverStatistics:
+        """Rates and counts of this moment; may be called from any thread."""
+        now = time.monotonic()
+        with self._lock:
+            return ReceiverStatistics(
+                cameras={name: _camera_statistics(camera, now) for name, camera in self._cameras.items()},
+                nodes={
+                    name: NodeStatistics(_connected(node, now), _age(node.seen, now), node.take)
+                    for name, node in self._nodes.items()
+                },
+                refused=dict(self._refused),
+            )
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._data, zmq.POLLIN)
+        poller.register(self._control, zmq.POLLIN)
+        try:
+            while not self._stop.is_set():
+                ready = dict(poller.poll(_TICK_MS))
+                self._drain_control()
+                for _ in range(_BURST if self._data in ready else 0):
+                    try:
+                        parts = self._data.recv_multipart(zmq.NOBLOCK, copy=False)
+                    except zmq.Again:
+                        break
+                    self._take_data(parts)
+                    self._drain_control()  # clock requests must not wait behind pictures
+                self._remind_of_take()
+                self._summarise()
+                if self._on_tick is not None:
+                    self._on_tick()
+        finally:
+            self._data.close()
+            self._control.close()
+
+    def _take_data(self, parts: Sequence[zmq.Frame]) -> None:
+        identity = parts[0].bytes
+        node = _name_of(identity)
+        if len(parts) == 2:
+            self._take_control(self._data, identity, parts[1].bytes)
+            return
+        head = parts[1].bytes if len(parts) > 1 else b""
+        try:
+            if node not in self._nodes:
+                raise MessageError("unknown_node", f"frame from node {node!r}, which the rig file has not")
+            pictures = [memoryview(part.buffer) for part in parts[2:]]
+            frame = unpack_frame([head, *pictures], max_bytes=self._rig.wire.max_frame_bytes)
+            self._check_frame(frame.header, node)
+        except MessageError as error:
+            camera = _camera_of(head)
+            self._refuse(error, node, camera)
+            if camera in self._cameras and self._cameras[camera].node == node:
+                self._grant(identity, camera, 1)
+            return
+        with self._lock:
+            self._count(frame.header)
+        self._on_frame(frame)
+        self._grant(identity, frame.header.camera, 1)
+
+    def _check_frame(self, header: FrameHeader, node: str) -> None:
+        camera = self._cameras.get(header.camera)
+        if camera is None:
+            raise MessageError("unknown_camera", f"node {node}: camera {header.camera!r}, which the rig file has not")
+        if camera.node != node or header.node != node:
+            text = f"camera {header.camera}: came from node {node}; the rig file gives it to node {camera.node}"
+            raise MessageError("wrong_node", text)
+        if (header.width, header.height) != camera.size:
+            sizes = f"{header.width}x{header.height}; its calibration is for {camera.size[0]}x{camera.size[1]}"
+            raise MessageError("size", f"camera {header.camera}: sends pictures of {sizes}")
+
+    def _count(self, header: FrameHeader) -> None:
+        camera, now = self._cameras[header.camera], time.monotonic()
+        if camera.next_sequence is not None:
+            camera.missed += max(0, header.sequence - camera.next_sequence)
+        camera.next_sequence = header.sequence + 1
+        camera.received += 1
+        camera.header, camera.seen = header, now
+        camera.arrivals.append(now)
+
+    def _drain_control(self) -> None:
+        for _ in range(_BURST):
+            try:
+                parts = self._control.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            arrived = time.time_ns()
+            if len(parts) == 2:
+                self._take_control(self._control, parts[0], parts[1], arrived)
+            else:
+                error = MessageError("malformed", f"a control message has 1 part, this has {len(parts) - 1}")
+                self._refuse(error, _name_of(parts[0]))
+
+    def _take_control(self, socket: zmq.Socket, identity: bytes, data: bytes, arrived: int = 0) -> None:
+        node = _name_of(identity)
+        try:
+            message = unpack_control(data)
+            if isinstance(message, Hello):
+                self._hello(socket, identity, message)
+                return
+            if socket is self._data or not isinstance(message, (ClockRequest, Report, Bye)):
+                plane = "data" if socket is self._data else "control"
+                text = f"node {node}: a {type(message).__name__} is not sent to the server's {plane} socket"
+                raise MessageError("malformed", text)
+            if node not in self._nodes:
+                raise MessageError("unknown_node", f"node {node!r}, which the rig file has not")
+        except MessageError as error:
+            self._refuse(error, node)
+            return
+        if isinstance(message, ClockRequest):
+            self._send(socket, identity, ClockReply(message.t0, arrived, time.time_ns(), self._started_ns))
+        with self._lock:
+            state = self._nodes[node]
+            state.seen = time.monotonic()
+            if isinstance(message, Report):
+                state.take = message.take
+                for report in message.cameras:
+                    if report.camera in self._cameras and self._cameras[report.camera].node == node:
+                        self._cameras[report.camera].report = report
+            elif isinstance(message, Bye):
+                state.data = state.control = False
+                log.info("node %s has ended", node)
+
+    def _hello(self, socket: zmq.Socket, identity: bytes, hello: Hello) -> None:
+        node = _name_of(identity)
+        foreign = [name for name in hello.cameras if name not in self._cameras or self._cameras[name].node != node]
+        text = ""
+        if node not in self._nodes:
+            text = f"the server's rig file has no node {node!r}; its nodes are {', '.join(self._nodes)}"
+        elif hello.node != node:
+            text = f"this connection is node {node}, its Hello says {hello.node}"
+        elif foreign:
+            text = f"the server's rig file gives node {node} no camera {', '.join(foreign)}"
+        if text:
+            self._refuse(MessageError("hello", f"node {node}: refused: {text}"), node)
+            self._send(socket, identity, Refused(text[:400]))
+            return
+        with self._lock:
+            state = self._nodes[node]
+            fresh = hello.incarnation != state.incarnation
+            if fresh:
+                state.incarnation, state.take = hello.incarnation, ""
+                for name in hello.cameras:
+                    self._cameras[name].next_sequence = None
+            state.seen = time.monotonic()
+            if socket is self._data:
+                state.data = True
+            else:
+                state.control = True
+            self._record_at = 0.0  # a node that comes during a take is told at once
+        if fresh:
+            log.info("node %s is here with %s", node, ", ".join(hello.cameras))
+        self._send(socket, identity, Welcome(hello.number, self._started_ns))
+        if socket is self._data:
+            for name in hello.cameras:
+                self._grant(identity, name, self._rig.wire.credit)
+
+    def _grant(self, identity: bytes, camera: str, frames: int) -> None:
+        self._send(self._data, identity, Grant(camera, frames))
+
+    def _remind_of_take(self) -> None:
+        """Say Record to every node whose last Report names another take than the present one."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._record_at:
+                return
+            self._record_at = now + _RECORD_REPEAT_S
+            take = self._take
+            told = [(name, node.take) for name, node in self._nodes.items() if node.control and node.take != take]
+        for name, other in told:
+            self._send(self._control, name.encode(), Record(bool(take), take or other))
+
+    def _send(self, socket: zmq.Socket, identity: bytes, message: Control) -> None:
+        try:
+            socket.send_multipart([identity, pack_control(message)], zmq.NOBLOCK)
+        except zmq.Again:
+            pass  # it does not read; what it misses it asks for again
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+
+    def _refuse(self, error: MessageError, node: str, camera: str | None = None) -> None:
+        with self._lock:
+            self._refused[error.reason] += 1
+            if camera in self._cameras:
+                self._cameras[camera].refused += 1
+        kind = (error.reason, camera or node)
+        if kind not in self._logged and len(self._logged) < _MOST_KINDS:
+            log.warning("refused (%s): %s", error.reason, error)
+        else:
+            self._unsaid[kind if kind in self._logged else (error.reason, "others")] += 1
+        if kind in self._logged or len(self._logged) < _MOST_KINDS:
+            self._logged[kind] += 1
+
+    def _summarise(self) -> None:
+        now = time.monotonic()
+        if now < self._summary_at:
+            return
+        self._summary_at = now + _SUMMARY_S
+        if self._unsaid:
+            parts = [f"{count} x {reason} of {who}" for (reason, who), count in self._unsaid.most_common(8)]
+            log.warning("refused in the last %d s: %s", _SUMMARY_S, ", ".join(parts))
+            self._unsaid.clear()
+
+
+def _name_of(identity: bytes) -> str:
+    """A connection's name fit for a log line; ZeroMQ makes up binary ones for peers that give none."""
+    text = identity.decode("ascii", "replace")
+    return text if is_name(text) else "(unnamed)"
+
+
+def _camera_of(head: bytes) -> str | None:
+    """The camera that a refused frame's header names, where that much of it can be read."""
+    try:
+        fields = msgpack.unpackb(head)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.exceptions.UnpackException):
+        return None
+    return fields[4] if isinstance(fields, list) and len(fields) > 4 and is_name(fields[4]) else None
+
+
+def _connected(node: _Node, now: float) -> bool:
+    return node.data and node.control and node.seen is not None and now - node.seen < _SILENCE_S
+
+
+def _age(seen: float | None, now: float) -> float | None:
+    return None if seen is None else now - seen
+
+
+def _camera_statistics(camera: _Camera, now: float) -> CameraStatistics:
+    while camera.arrivals and camera.arrivals[0] < now - _RATE_WINDOW_S:
+        camera.arrivals.popleft()
+    header, report = camera.header, camera.report
+    return CameraStatistics(
+        node=camera.node,
+        received=camera.received,
+        refused=camera.refused,
+        fps=len(camera.arrivals) / _RATE_WINDOW_S,
+        missed=camera.missed,
+        captured=report.captured if report else 0,
+        dropped=report.dropped if report else 0,
+        errors=report.errors if report else 0,
+        offset_ns=header.offset_ns if header else 0,
+        offset_sigma_ns=header.offset_sigma_ns if header else None,
+        age_s=_age(camera.seen, now),
+    )

@@ -1,0 +1,358 @@
+"""The receiver against nodes that behave, nodes that do not, and strangers; over real sockets on free ports."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zmq
+
+from fusion_server.receive import Receiver
+from protocol.calibration import Calibration, Camera
+from protocol.errors import HeadstreamError
+from protocol.messages import (
+    Bye,
+    CameraReport,
+    ClockReply,
+    ClockRequest,
+    Frame,
+    FrameHeader,
+    Grant,
+    Hello,
+    Record,
+    Refused,
+    Report,
+    Welcome,
+    pack_control,
+    pack_frame,
+    unpack_control,
+)
+from protocol.rig import Rig, ServerConfig, parse_rig
+
+SIZE = (64, 48)
+JPEG = bytes(range(256)) * 16
+
+
+def make_rig(**wire) -> Rig:
+    cameras = [{"id": f"cam{i}", "node": "pc1" if i < 2 else "pc2", "driver": "replay"} for i in range(3)]
+    rig = parse_rig({"name": "test", "calibration": "cameras.json", "camera": cameras, "wire": wire})
+    return replace(rig, server=replace(ServerConfig(), data_port=0, control_port=0))
+
+
+def make_calibration(names=("cam0", "cam1", "cam2")) -> Calibration:
+    K = np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]])
+    return Calibration(tuple(Camera(name, *SIZE, K, np.zeros(5), np.eye(3), np.zeros(3)) for name in names))
+
+
+def frame(camera="cam0", node="pc1", sequence=0, size=SIZE) -> Frame:
+    return Frame(FrameHeader(camera, node, sequence, sequence, 0, time.time_ns(), 1234, 5678, *size), JPEG)
+
+
+class Peer:
+    """One connection to the receiver, under any identity."""
+
+    def __init__(self, context: zmq.Context, port: int, identity: bytes):
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.IDENTITY, identity)
+        self.socket.connect(f"tcp://127.0.0.1:{port}")
+
+    def say(self, message) -> None:
+        self.socket.send(pack_control(message))
+
+    def send(self, item: Frame) -> None:
+        self.socket.send_multipart(pack_frame(item))
+
+    def hear(self, timeout_s: float = 5.0):
+        assert self.socket.poll(timeout_s * 1000), "the server said nothing"
+        return unpack_control(self.socket.recv())
+
+    def hello(self, *cameras: str, node: str = "pc1", incarnation: int = 1, number: int = 1) -> None:
+        self.say(Hello(node, cameras, incarnation, number))
+
+
+class Bench:
+    """A receiver that keeps what it hands on, and peers to it."""
+
+    def __init__(self, rig: Rig, on_frame: Callable[[Frame], None] | None = None):
+        self.frames: list[Frame] = []
+        self.ticks = 0
+        self.receiver = Receiver(rig, make_calibration(), on_frame or self.frames.append, self._tick)
+        self.receiver.start()
+        self.context = zmq.Context()
+
+    def _tick(self) -> None:
+        self.ticks += 1
+
+    def data(self, identity: bytes = b"pc1") -> Peer:
+        return Peer(self.context, self.receiver.data_port, identity)
+
+    def control(self, identity: bytes = b"pc1") -> Peer:
+        return Peer(self.context, self.receiver.control_port, identity)
+
+    def refused(self, reason: str) -> int:
+        return self.receiver.statistics().refused.get(reason, 0)
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+        self.receiver.stop()
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"never came: {what}"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench(make_rig())
+    yield made
+    made.close()
+
+
+def test_hello_brings_welcome_and_credit(bench):
+    data = bench.data()
+    data.hello("cam0", "cam1", number=7)
+    welcome = data.hear()
+    assert isinstance(welcome, Welcome) and welcome.number == 7
+    assert {data.hear(), data.hear()} == {Grant("cam0", 3), Grant("cam1", 3)}
+    control = bench.control()
+    control.hello("cam0", "cam1", number=9)
+    again = control.hear()
+    assert (again.number, again.server) == (9, welcome.server)
+
+
+def test_a_frame_is_handed_on_and_its_credit_comes_back(bench):
+    data = bench.data()
+    data.hello("cam0", "cam1")
+    for _ in range(3):
+        data.hear()
+    sent = frame()
+    data.send(sent)
+    assert data.hear() == Grant("cam0", 1)
+    (got,) = bench.frames
+    assert got.header == sent.header and bytes(got.jpeg) == JPEG
+    state = bench.receiver.statistics().cameras["cam0"]
+    assert (state.received, state.offset_ns, state.offset_sigma_ns) == (1, 1234, 5678)
+    assert state.age_s < 5 and state.fps > 0
+
+
+def test_a_kept_frame_outlives_those_that_follow(bench):
+    data = bench.data()
+    pictures = [bytes([i]) * 100_000 for i in range(20)]  # large enough for libzmq to hand over its own buffers
+    for i, picture in enumerate(pictures):
+        data.send(Frame(frame(sequence=i).header, picture))
+    until(lambda: len(bench.frames) == 20, "all frames")
+    assert [bytes(f.jpeg) for f in bench.frames] == pictures
+
+
+def test_gaps_in_the_sequence_are_counted_and_a_new_process_starts_anew(bench):
+    data = bench.data()
+    data.hello("cam0", "cam1", incarnation=1)
+    for sequence in (0, 1, 5):
+        data.send(frame(sequence=sequence))
+    until(lambda: bench.receiver.statistics().cameras["cam0"].received == 3, "three frames")
+    assert bench.receiver.statistics().cameras["cam0"].missed == 3
+    data.hello("cam0", "cam1", incarnation=2)
+    data.send(frame(sequence=9))
+    until(lambda: bench.receiver.statistics().cameras["cam0"].received == 4, "the fourth frame")
+    assert bench.receiver.statistics().cameras["cam0"].missed == 3
+
+
+def spoilt(kind: str) -> list[bytes]:
+    head, jpeg = (bytes(part) for part in pack_frame(frame()))
+    if kind == "crc":
+        return [head, jpeg[:-1] + b"\x00"]
+    if kind == "version":
+        return [head.replace(b"\x9e\x01", b"\x9e\x09", 1), jpeg]
+    if kind == "malformed":
+        return [b"\xc1garbage", jpeg]
+    if kind == "oversized":
+        return [bytes(part) for part in pack_frame(Frame(frame().header, bytes(20_000)))]
+    if kind == "unknown_camera":
+        return [bytes(part) for part in pack_frame(frame("cam9"))]
+    if kind == "wrong_node":
+        return [bytes(part) for part in pack_frame(frame("cam2"))]
+    assert kind == "size"
+    return [bytes(part) for part in pack_frame(frame(size=(640, 480)))]
+
+
+@pytest.mark.parametrize("kind", ["crc", "version", "malformed", "oversized", "unknown_camera", "wrong_node", "size"])
+def test_bad_frames_are_refused_logged_once_and_the_stream_goes_on(kind, caplog):
+    bench = Bench(make_rig(max_frame_mb=0.0125))
+    try:
+        with caplog.at_level(logging.WARNING):
+            data = bench.data()
+            for _ in range(5):
+                data.socket.send_multipart(spoilt(kind))
+            data.send(frame())
+            until(lambda: bench.frames, "the good frame")
+        assert bench.refused(kind) == 5
+        assert bench.receiver.statistics().refused == {kind: 5}
+        lines = [record.getMessage() for record in caplog.records]
+        assert len([line for line in lines if line.startswith(f"refused ({kind})")]) == 1
+        assert all("\n" not in line for line in lines)
+        if kind in ("crc", "oversized", "size"):  # the camera is known: its credit comes back, its count goes up
+            assert bench.receiver.statistics().cameras["cam0"].refused == 5
+            assert [data.hear() for _ in range(6)] == [Grant("cam0", 1)] * 6
+        if kind == "size":
+            assert "640x480" in lines[0] and "64x48" in lines[0] and "cam0" in lines[0]
+    finally:
+        bench.close()
+
+
+def test_a_camera_of_another_node_is_not_taken_under_its_name(bench):
+    stranger = bench.data(b"pc2")
+    stranger.send(frame("cam0", node="pc1"))
+    stranger.send(frame("cam0", node="pc2"))
+    until(lambda: bench.refused("wrong_node") == 2, "two refusals")
+    assert bench.frames == [] and bench.receiver.statistics().cameras["cam0"].refused == 2
+    assert stranger.socket.poll(100) == 0  # and no credit for it
+
+
+def test_strangers_are_refused(bench, caplog):
+    with caplog.at_level(logging.WARNING):
+        stranger = bench.data(b"\x00\xff\x01")
+        stranger.send(frame())
+        unknown = bench.data(b"pc9")
+        unknown.hello("cam0", node="pc9")
+        assert isinstance(answer := unknown.hear(), Refused) and "pc1, pc2" in answer.text
+        until(lambda: bench.refused("unknown_node") == 1, "the stranger's frame")
+    assert bench.refused("hello") == 1 and bench.frames == []
+
+
+def test_a_hello_for_what_the_rig_file_does_not_give_is_refused_with_a_reason(bench):
+    data = bench.data()
+    data.hello("cam0", "cam2")
+    assert isinstance(answer := data.hear(), Refused) and "cam2" in answer.text
+    data.hello("cam0", node="pc2")
+    assert isinstance(answer := data.hear(), Refused) and "pc2" in answer.text
+
+
+def test_the_clock_is_answered_with_the_servers_time(bench):
+    control = bench.control()
+    before = time.time_ns()
+    control.say(ClockRequest(42))
+    reply = control.hear()
+    assert isinstance(reply, ClockReply)
+    assert reply.t0 == 42 and before <= reply.t1 <= reply.t2 <= time.time_ns()
+
+
+def test_the_clock_is_answered_while_pictures_pour_in():
+    slow = Bench(make_rig(), on_frame=lambda item: time.sleep(0.01))
+    try:
+        data, control = slow.data(), slow.control()
+        for i in range(14):
+            data.send(frame(sequence=i))
+        until(lambda: slow.receiver.statistics().cameras["cam0"].received, "the first frame")
+        start = time.monotonic()
+        control.say(ClockRequest(1))
+        control.hear()
+        assert slow.receiver.statistics().cameras["cam0"].received < 14, "it waited behind the pictures"
+        assert time.monotonic() - start < 0.1
+    finally:
+        slow.close()
+
+
+def test_reports_arrive_in_the_statistics(bench):
+    control, data = bench.control(), bench.data()
+    control.hello("cam0", "cam1")
+    data.hello("cam0", "cam1")
+    control.hear(), data.hear()
+    reports = (CameraReport("cam0", 100, 90, 7, 3, 29.5), CameraReport("cam2", 1, 1, 1, 1, 1.0))
+    control.say(Report("pc1", "", reports))
+    until(lambda: bench.receiver.statistics().cameras["cam0"].captured == 100, "the report")
+    state = bench.receiver.statistics()
+    assert (state.cameras["cam0"].dropped, state.cameras["cam0"].errors) == (7, 3)
+    assert state.cameras["cam2"].captured == 0, "pc1 may not speak for the camera of pc2"
+    assert state.nodes["pc1"].connected and not state.nodes["pc2"].connected
+    control.say(Bye("pc1"))
+    until(lambda: not bench.receiver.statistics().nodes["pc1"].connected, "the end of pc1")
+
+
+def test_nodes_are_told_of_a_take_until_they_say_that_they_know(bench):
+    control = bench.control()
+    control.hello("cam0", "cam1")
+    assert isinstance(control.hear(), Welcome)
+    bench.receiver.record("scene_001")
+    assert control.hear() == Record(True, "scene_001")
+    assert control.hear() == Record(True, "scene_001")  # again, for nothing came back
+    control.say(Report("pc1", "scene_001", ()))
+    until(lambda: bench.receiver.statistics().nodes["pc1"].take == "scene_001", "the report")
+    while control.socket.poll(400):
+        control.socket.recv()
+    bench.receiver.record("")
+    assert control.hear() == Record(False, "scene_001")
+
+
+def test_a_node_that_comes_during_a_take_is_told(bench):
+    bench.receiver.record("scene_002")
+    control = bench.control()
+    control.hello("cam0", "cam1")
+    assert [type(control.hear()) for _ in range(2)] == [Welcome, Record]
+
+
+def test_nonsense_on_the_control_socket_is_refused(bench):
+    control = bench.control()
+    control.socket.send(b"\xc1")
+    control.socket.send_multipart([b"one", b"two"])
+    control.say(Welcome(1, 1))  # not for a server
+    control.say(ClockRequest(5))
+    assert isinstance(control.hear(), ClockReply)
+    assert bench.refused("malformed") == 3
+
+
+def test_it_ticks_without_any_traffic(bench):
+    until(lambda: bench.ticks > 5, "ticks")
+
+
+def test_a_node_that_is_gone_before_its_answer_harms_nobody(bench):
+    for i in range(10):
+        peer = bench.data()
+        peer.hello("cam0", "cam1", number=i)
+        peer.send(frame(sequence=i))
+        peer.socket.close(linger=50)
+    last = bench.data(b"pc2")
+    last.hello("cam2", node="pc2")
+    assert isinstance(last.hear(), Welcome) and bench.receiver.alive
+
+
+def test_names_made_up_by_strangers_do_not_fill_the_memory(bench):
+    data = bench.data()
+    for i in range(1000):
+        data.send(frame(f"made_up_{i}"))
+    until(lambda: bench.refused("unknown_camera") == 1000, "all refusals")
+    assert len(bench.receiver._logged) <= 256 and len(bench.receiver._unsaid) <= 257
+
+
+def test_a_port_in_use_is_named():
+    first = Receiver(make_rig(), make_calibration(), lambda item: None)
+    try:
+        rig = make_rig()
+        taken = replace(rig, server=replace(rig.server, control_port=first.control_port))
+        with pytest.raises(HeadstreamError, match=rf"{first.control_port}: the port is in use"):
+            Receiver(taken, make_calibration(), lambda item: None)
+    finally:
+        first.stop()
+
+
+def test_a_camera_without_calibration_is_named():
+    with pytest.raises(HeadstreamError, match=r"no camera 'cam2' as in the rig file; it has cam0, cam1"):
+        Receiver(make_rig(), make_calibration(("cam0", "cam1")), lambda item: None)
+
+
+def test_stopping_frees_the_ports_and_ends_the_thread():
+    receiver = Receiver(make_rig(), make_calibration(), lambda item: None)
+    receiver.start()
+    receiver.stop()
+    receiver.stop()
+    assert not receiver.alive
+    rig = make_rig()
+    again = replace(rig, server=replace(rig.server, data_port=receiver.data_port, control_port=receiver.control_port))
+    Receiver(again, make_calibration(), lambda item: None).stop()
