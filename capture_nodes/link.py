@@ -1,0 +1,277 @@
+"""A node's two sockets and everything said on them, in one thread (``protocol.messages`` has the order of it)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+import zmq
+
+from capture_nodes.announce import Announcement
+from capture_nodes.outbox import Counts, Outbox, Waiting
+from protocol.clock import ClockFilter
+from protocol.messages import (
+    Bye,
+    CameraReport,
+    ClockReply,
+    ClockRequest,
+    Control,
+    Frame,
+    FrameHeader,
+    Grant,
+    Hello,
+    MessageError,
+    Record,
+    Refused,
+    Report,
+    Welcome,
+    pack_control,
+    pack_frame,
+    unpack_control,
+)
+from protocol.rig import Rig
+from protocol.wire import control_dealer, data_dealer
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.2  # the longest sleep; bounds the time that ending takes
+_QUIET_S = 2.0  # nothing on the control socket for so long: the server is gone
+_STARVED_S = 1.0  # no credit for so long although frames wait: it was lost on the way
+_REPORT_S = 1.0
+_CLOCK_S, _CLOCK_FIRST_S, _CLOCK_FIRST_COUNT = 0.25, 0.05, 20
+_MOST_COMPLAINTS = 100
+_FAREWELL_MS = 100  # how long closing may take to get the last message out
+_LAST_FRAMES_MS = 2000  # and, when every camera is finished, the last frames
+
+
+class Wake:
+    """Ends the link's sleep from another thread; sockets of libzmq cannot be shared, this can."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def __call__(self) -> None:
+        """Wake the link now, or when it next goes to sleep."""
+        with contextlib.suppress(BlockingIOError):  # enough calls are pending already
+            self._writer.send(b"\0")
+
+    def clear(self) -> None:
+        """Forget all calls so far."""
+        with contextlib.suppress(BlockingIOError):
+            while len(self.reader.recv(4096)) == 4096:
+                pass
+
+    def close(self) -> None:
+        """Give both ends back."""
+        self.reader.close()
+        self._writer.close()
+
+
+class Link:
+    """Sends what the outbox has credit for; keeps the clock offset; announces the node and reports. One thread."""
+
+    def __init__(self, rig: Rig, node: str, outbox: Outbox, wake: Wake):
+        """Raises WireError when the rig's addresses cannot be used."""
+        self._rig, self._node, self._outbox, self._wake = rig, node, outbox, wake
+        self._cameras = tuple(camera.id for camera in rig.cameras_of(node))
+        self._incarnation = time.time_ns()
+        self._context = zmq.Context()
+        self._control = control_dealer(self._context, rig, node)
+        self._data = data_dealer(self._context, rig, node)
+        self._poller = zmq.Poller()
+        for reader in (self._control, self._data, wake.reader):
+            self._poller.register(reader, zmq.POLLIN)
+        self._hail = {self._control: Announcement(), self._data: Announcement()}
+        self._server: int | None = None
+        self._heard_at = 0.0  # on the control socket
+        self._clock = ClockFilter()
+        self._asked: int | None = None  # t0 of the clock request under way
+        self._asked_at, self._asked_times = -1e9, 0
+        self._reported_at = time.monotonic()
+        self._reported: dict[str, Counts] = outbox.counts()
+        self._take = ""
+        self._complained: set[str] = set()
+
+    def run(self, stop: threading.Event, finished: Callable[[], bool]) -> None:
+        """Until ``stop``, or until ``finished`` says that no frame will come and the last has been sent."""
+        log.info("node %s: looking for the server at %s", self._node, self._rig.server.host)
+        while not stop.is_set():
+            self._speak(time.monotonic())
+            last = finished()  # asked before sending: what was put in before it is sent below
+            self._send_frames()
+            if last and not self._outbox.waiting:
+                self._data.setsockopt(zmq.LINGER, _LAST_FRAMES_MS)
+                break
+            self._listen(time.monotonic())
+
+    def close(self) -> None:
+        """Say Bye and let the sockets go."""
+        if self._hail[self._control].welcomed and self._say(self._control, Bye(self._node)):
+            self._control.setsockopt(zmq.LINGER, _FAREWELL_MS)
+        self._control.close()
+        self._data.close()
+        self._context.term()
+
+    def _speak(self, now: float) -> None:
+        """Whatever is due: Hello, ClockRequest, Report."""
+        control, data = self._hail[self._control], self._hail[self._data]
+        if control.welcomed and now - self._heard_at >= _QUIET_S:
+            log.warning("node %s: the server is silent; announcing again", self._node)
+            self._lose(now)
+        if data.welcomed and self._outbox.starving(now, _STARVED_S):
+            data.lost(now)
+        for sock, hail in self._hail.items():
+            if hail.due(now):
+                hello = Hello(self._node, self._cameras, self._incarnation, hail.next_number())
+                if self._say(sock, hello):
+                    hail.said(now)
+                else:
+                    hail.nobody(now)
+        if now - self._asked_at >= self._clock_pause:
+            self._ask_time(now)
+        if now - self._reported_at >= _REPORT_S:
+            self._report(now)
+
+    @property
+    def _clock_pause(self) -> float:
+        return _CLOCK_FIRST_S if self._asked_times < _CLOCK_FIRST_COUNT else _CLOCK_S
+
+    def _ask_time(self, now: float) -> None:
+        self._asked_at, self._asked = now, time.time_ns()
+        if self._say(self._control, ClockRequest(self._asked)):
+            self._asked_times += 1
+        elif self._hail[self._control].welcomed:
+            log.warning("node %s: the connection to the server is lost; announcing again", self._node)
+            self._lose(now)
+
+    def _lose(self, now: float) -> None:
+        """Begin again on both sockets."""
+        self._asked_times = 0
+        for hail in self._hail.values():
+            hail.lost(now)
+
+    def _report(self, now: float) -> None:
+        seconds, before, counts = now - self._reported_at, self._reported, self._outbox.counts()
+        self._reported_at, self._reported = now, counts
+        rows = []
+        for camera, count in counts.items():
+            taken = count.captured - before[camera].captured
+            dropped = count.dropped - before[camera].dropped
+            rows.append(
+                CameraReport(camera, count.captured, count.sent, count.dropped, count.errors, round(taken / seconds, 2))
+            )
+            if dropped and self._hail[self._data].welcomed:
+                log.warning(
+                    "camera %s: %d of %d pictures dropped, as the server takes fewer or this machine is too slow",
+                    *(camera, dropped, taken),
+                )
+        if self._hail[self._control].welcomed:
+            self._say(self._control, Report(self._node, self._take, tuple(rows)))
+
+    def _send_frames(self) -> None:
+        """Everything that there is credit for."""
+        while self._hail[self._data].welcomed and (waiting := self._outbox.next()) is not None:
+            try:
+                self._data.send_multipart(pack_frame(self._frame(waiting)), copy=False)
+            except zmq.Again:
+                self._outbox.unsent(waiting)
+                return
+            self._outbox.sent(waiting)
+
+    def _frame(self, waiting: Waiting) -> Frame:
+        """The frame as it leaves, with the clock offset as it is known by now."""
+        captured = waiting.captured
+        header = FrameHeader(
+            camera=waiting.camera,
+            node=self._node,
+            sequence=waiting.sequence,
+            trigger=captured.trigger,
+            device_ns=captured.device_ns,
+            node_ns=captured.node_ns,
+            offset_ns=self._clock.offset_ns,
+            offset_sigma_ns=self._clock.sigma_ns,
+            width=captured.width,
+            height=captured.height,
+        )
+        return Frame(header, waiting.jpeg)
+
+    def _listen(self, now: float) -> None:
+        """Sleep until something comes or is due, and take all that came."""
+        waits = [_POLL_S, self._asked_at + self._clock_pause - now, self._reported_at + _REPORT_S - now]
+        waits += [wait for hail in self._hail.values() if (wait := hail.wait(now)) is not None]
+        ready = dict(self._poller.poll(math.ceil(max(0.0, min(waits)) * 1000)))
+        if self._wake.reader.fileno() in ready:
+            self._wake.clear()
+        for sock in (self._control, self._data):  # control first: its timestamps must not wait
+            if sock in ready:
+                self._drain(sock)
+
+    def _drain(self, sock: zmq.Socket) -> None:
+        while True:
+            try:
+                parts = sock.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            arrived_ns = time.time_ns()
+            try:
+                if len(parts) != 1:
+                    raise MessageError("malformed", f"the server sent {len(parts)} parts where one was due")
+                self._hear(sock, unpack_control(parts[0]), arrived_ns, time.monotonic())
+            except MessageError as error:
+                self._complain(error.reason, f"a message of the server is refused: {error}")
+
+    def _hear(self, sock: zmq.Socket, message: Control, arrived_ns: int, now: float) -> None:
+        if sock is self._control:
+            self._heard_at = now
+        match message:
+            case Welcome(number, server):
+                self._meet(server, now)
+                if self._hail[sock].answered(number) and sock is self._data:
+                    self._outbox.forget_credit(now)
+                    log.info("node %s: the server takes %s", self._node, ", ".join(self._cameras))
+            case Refused(text):
+                self._hail[sock].refused(now)
+                self._complain(text, f"the server refuses this node: {text}")
+            case Grant(camera, frames) if sock is self._data:
+                if self._hail[sock].welcomed and not self._outbox.grant(camera, frames, now):
+                    self._complain(camera, f"the server grants frames of {camera}, which is not this node's")
+            case ClockReply(t0, t1, t2, server):
+                if t0 == self._asked:
+                    self._asked = None
+                    self._clock.add(t0, t1, t2, arrived_ns)
+                self._meet(server, now)
+            case Record(on, take) if sock is self._control:
+                take = take if on else ""
+                if take != self._take:
+                    log.info("node %s: %s", self._node, f"take {take} begins" if take else "the take ends")
+                self._take = take
+            case _:
+                self._complain(type(message).__name__, f"the server sent a {type(message).__name__}, which is a node's")
+
+    def _meet(self, server: int, now: float) -> None:
+        """The server says who it is; another than before has never heard of this node."""
+        if self._server is not None and server != self._server:
+            log.info("node %s: the server was restarted; announcing again", self._node)
+            self._lose(now)
+        self._server = server
+
+    def _complain(self, about: str, text: str) -> None:
+        """Each thing once."""
+        if about not in self._complained and len(self._complained) < _MOST_COMPLAINTS:
+            self._complained.add(about)
+            log.error("node %s: %s", self._node, text)
+
+    def _say(self, sock: zmq.Socket, message: Control) -> bool:
+        """False when there is nobody, or nobody who listens."""
+        try:
+            sock.send(pack_control(message))
+        except zmq.Again:
+            return False
+        return True

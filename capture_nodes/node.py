@@ -1,0 +1,61 @@
+"""The capture node: the cameras of one machine, their pictures on the way to the server.
+
+Each camera has a thread of its own (``camera``); one more thread, that which calls ``Node.run``, owns the sockets
+(``link``). Between them is the outbox, bounded in frames and in bytes, which drops the oldest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from capture_nodes.camera import CameraWorker
+from capture_nodes.drivers import make_driver
+from capture_nodes.drivers.base import Driver
+from capture_nodes.link import Link, Wake
+from capture_nodes.outbox import Counts, Outbox
+from protocol.rig import CameraConfig, Rig
+
+
+class Node:
+    """One node of a rig. Making it checks its cameras' options; nothing runs before ``run``."""
+
+    def __init__(self, rig: Rig, name: str, make: Callable[[CameraConfig, Rig], Driver] = make_driver):
+        """Raises RigError when the rig has no such node, and what the drivers raise for options they cannot use."""
+        self.rig, self.name = rig, name
+        self._drivers = {camera.id: make(camera, rig) for camera in rig.cameras_of(name)}
+        self._outbox = Outbox(self._drivers, frames=rig.wire.credit, max_bytes=rig.wire.queue_bytes)
+
+    def run(self, stop: threading.Event) -> None:
+        """Stream until ``stop`` is set, or until every driver is finished and the last frame sent. Once.
+
+        Raises WireError when the rig's addresses cannot be used, EncodeError when JPEG cannot be made here.
+        """
+        ended = threading.Event()  # ends the cameras, whatever ended this
+        with (
+            contextlib.closing(Wake()) as wake,
+            ThreadPoolExecutor(len(self._drivers), thread_name_prefix=f"{self.name}-camera") as threads,
+            contextlib.closing(Link(self.rig, self.name, self._outbox, wake)) as link,
+        ):
+            try:
+                workers = [
+                    threads.submit(CameraWorker(self.rig, camera, driver, self._outbox, wake).run, ended)
+                    for camera, driver in self._drivers.items()
+                ]
+                link.run(stop, lambda: _all_finished(workers))
+            finally:
+                ended.set()
+
+    def counts(self) -> dict[str, Counts]:
+        """Pictures captured, sent, dropped and failed of each camera since the node was made."""
+        return self._outbox.counts()
+
+
+def _all_finished(workers: list[Future[None]]) -> bool:
+    """Whether no camera thread is left; raises what ended one that should not have ended."""
+    for worker in workers:
+        if worker.done():
+            worker.result()
+    return all(worker.done() for worker in workers)

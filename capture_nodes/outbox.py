@@ -1,0 +1,147 @@
+"""What waits at a node to be sent: the newest few frames of each camera, and the credit to send them with.
+
+Knows no socket and no clock: times are handed in. Safe between the threads of the cameras and the one that sends.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from capture_nodes.drivers.base import Captured
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One encoded picture that is not sent yet."""
+
+    camera: str
+    sequence: int
+    captured: Captured
+    jpeg: bytes
+
+
+@dataclass(slots=True)
+class Counts:
+    """One camera since the node started. captured = sent + dropped + waiting, missed pictures being dropped ones."""
+
+    captured: int = 0
+    sent: int = 0
+    dropped: int = 0
+    errors: int = 0
+
+
+@dataclass(slots=True)
+class _Queue:
+    frames: deque[Waiting] = field(default_factory=deque)
+    bytes: int = 0
+    credit: int = 0
+    granted_at: float = 0.0
+    counts: Counts = field(default_factory=Counts)
+
+
+class Outbox:
+    """Bounded in frames and in bytes for each camera; beyond that the oldest unsent frame is dropped and counted."""
+
+    def __init__(self, cameras: Iterable[str], *, frames: int, max_bytes: int):
+        """frames: of each camera, and the most credit that it collects; max_bytes: of all cameras together."""
+        self._queues = {camera: _Queue() for camera in cameras}
+        self._frames = frames
+        self._bytes = max_bytes // max(1, len(self._queues))
+        self._lock = threading.Lock()
+
+    def put(self, camera: str, captured: Captured, jpeg: bytes) -> None:
+        """A new picture. It takes the camera's next sequence number."""
+        with self._lock:
+            queue = self._queues[camera]
+            queue.frames.append(Waiting(camera, queue.counts.captured, captured, jpeg))
+            queue.bytes += len(jpeg)
+            queue.counts.captured += 1
+            self._drop_beyond_bounds(queue)
+
+    def missed(self, camera: str, pictures: int) -> None:
+        """Pictures that the camera took and nobody read: captured and dropped, with sequence numbers of their own."""
+        with self._lock:
+            counts = self._queues[camera].counts
+            counts.captured += pictures
+            counts.dropped += pictures
+
+    def failed(self, camera: str) -> None:
+        """An attempt that brought no picture."""
+        with self._lock:
+            self._queues[camera].counts.errors += 1
+
+    def next(self) -> Waiting | None:
+        """The oldest frame that there is credit for, taken out; ``sent`` or ``unsent`` must follow."""
+        with self._lock:
+            ready = [queue for queue in self._queues.values() if queue.credit and queue.frames]
+            if not ready:
+                return None
+            queue = min(ready, key=lambda queue: queue.frames[0].captured.node_ns)
+            waiting = queue.frames.popleft()
+            queue.bytes -= len(waiting.jpeg)
+            return waiting
+
+    def sent(self, waiting: Waiting) -> None:
+        """The frame is on its way and has cost its credit."""
+        with self._lock:
+            queue = self._queues[waiting.camera]
+            queue.counts.sent += 1
+            queue.credit = max(0, queue.credit - 1)
+
+    def unsent(self, waiting: Waiting) -> None:
+        """The frame could not be sent and takes its place again, if newer ones have left it one."""
+        with self._lock:
+            queue = self._queues[waiting.camera]
+            queue.frames.appendleft(waiting)
+            queue.bytes += len(waiting.jpeg)
+            self._drop_beyond_bounds(queue)
+
+    def grant(self, camera: str, frames: int, now: float) -> bool:
+        """Credit from the server; False for a camera that is not this node's."""
+        with self._lock:
+            queue = self._queues.get(camera)
+            if queue is None:
+                return False
+            queue.credit = min(self._frames, queue.credit + frames)
+            queue.granted_at = now
+            return True
+
+    def forget_credit(self, now: float) -> None:
+        """The connection is a new one: what was granted on the old one is void."""
+        with self._lock:
+            for queue in self._queues.values():
+                queue.credit, queue.granted_at = 0, now
+
+    def starving(self, now: float, seconds: float) -> bool:
+        """Whether a camera has frames, no credit, and has been granted none for so long."""
+        with self._lock:
+            queues = self._queues.values()
+            return any(q.frames and not q.credit and now - q.granted_at >= seconds for q in queues)
+
+    def counts(self) -> dict[str, Counts]:
+        """A copy of every camera's counts."""
+        with self._lock:
+            return {
+                camera: Counts(c.captured, c.sent, c.dropped, c.errors)
+                for camera, c in ((camera, queue.counts) for camera, queue in self._queues.items())
+            }
+
+    @property
+    def waiting(self) -> int:
+        """Frames of all cameras that wait."""
+        with self._lock:
+            return sum(len(queue.frames) for queue in self._queues.values())
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of all frames that wait."""
+        with self._lock:
+            return sum(queue.bytes for queue in self._queues.values())
+
+    def _drop_beyond_bounds(self, queue: _Queue) -> None:
+        while len(queue.frames) > self._frames or queue.bytes > self._bytes:
+            queue.bytes -= len(queue.frames.popleft().jpeg)
+            queue.counts.dropped += 1
