@@ -1,0 +1,238 @@
+"""From light to a picture: random cameras and rigs, backgrounds, exposure, white balance, blur, sensor noise, JPEG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from protocol.calibration import Camera
+
+
+def look_at(name: str, place, target, focal: float, size: tuple[int, int], roll: float = 0.0) -> Camera:
+    """A pinhole at ``place`` looking at ``target`` (metres), Y up, rolled by ``roll`` radians.
+
+    focal in pixels; size is (width, height).
+    """
+    place, target = np.asarray(place, np.float64), np.asarray(target, np.float64)
+    z = target - place
+    z /= np.linalg.norm(z)
+    x = np.cross(z, [0.0, 1.0, 0.0])
+    x /= np.linalg.norm(x)
+    R = np.stack([x, np.cross(z, x), z])
+    c, s = np.cos(roll), np.sin(roll)
+    R = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ R
+    width, height = size
+    K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    return Camera(name, width, height, K, np.zeros(5), R, -R @ place)
+
+
+def draw_rig(rng: np.random.Generator, points: np.ndarray, views: int, size: int) -> list[Camera]:
+    """A random rig about a subject (points (N, 3) of it), of which ``views`` cameras are kept, in random order.
+
+    5 to 12 azimuths with jitter around all or part of the circle, one or more elevations, 0.4 to 2 m away, focal lengths
+    such that the subject's larger side fills 45 to 95 % of the picture, some pictures cut at the border.
+    """
+    if rng.random() < 0.6:  # frame the upper part: a head, whatever stands below it
+        points = points[points[:, 1] > min(rng.uniform(-0.2, -0.11), points[:, 1].max() - 0.12)]
+    middle = (points.min(0) + points.max(0)) / 2
+    count = max(int(rng.integers(5, 13)), views)
+    arc = rng.choice([2 * np.pi, rng.uniform(np.pi * 0.6, 2 * np.pi)], p=[0.6, 0.4])
+    start = rng.uniform(0, 2 * np.pi) if arc > 6.2 or rng.random() < 0.4 else -arc / 2 + rng.normal(0, 0.2)
+    distance = np.exp(rng.uniform(np.log(0.45), np.log(2.0)))
+    fill = rng.uniform(0.55, 0.95)
+    tilt = rng.uniform(-10, 25)
+    sideways = rng.random() < 0.08  # a rig of upright pictures stored lying
+    cameras = []
+    for k in range(count):
+        azimuth = start + arc * (k + rng.normal(0, 0.12)) / count
+        elevation = np.radians(np.clip(tilt + rng.normal(0, 10), -22, 48))
+        far = distance * rng.uniform(0.85, 1.15) + 0.12
+        place = middle + far * np.array(
+            [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)]
+        )
+        roll = np.radians(rng.normal(0, 5)) + (np.pi / 2 * rng.choice([-1, 1]) if sideways else 0)
+        target = middle + rng.normal(0, 0.012, 3)
+        camera = look_at(f"cam{k:02d}", place, target, 1000.0, (size, size), roll)
+        at = points[:: max(1, len(points) // 2000)] @ camera.R.T + camera.t
+        plane = at[:, :2] / at[:, 2:]
+        low, high = plane.min(0), plane.max(0)
+        focal = fill * rng.uniform(0.92, 1.08) * size / (high - low).max()
+        middle_of = (low + high) / 2
+        shift = rng.normal(0, 0.03, 2) * size
+        if rng.random() < 0.12:  # a tight crop, cut by the border
+            focal *= rng.uniform(1.1, 1.9)
+            shift += rng.normal(0, 0.12, 2) * size
+        K = np.array(
+            [
+                [focal, 0, (size - 1) / 2 - focal * middle_of[0] + shift[0]],
+                [0, focal, (size - 1) / 2 - focal * middle_of[1] + shift[1]],
+                [0, 0, 1],
+            ]
+        )
+        cameras.append(Camera(camera.name, size, size, K, camera.dist, camera.R, camera.t))
+    return [cameras[k] for k in rng.permutation(count)[:views]]
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """What stands behind a subject: the style that all cameras of one set share."""
+
+    kind: str  # "black", "plain", "gradient", "clutter"
+    base: tuple[float, float, float]
+    other: tuple[float, float, float]
+    contrast: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, dark: bool) -> Backdrop:
+        """``dark``: the room of a flash picture."""
+        kind = (
+            "black"
+            if dark and rng.random() < 0.7
+            else str(rng.choice(["plain", "gradient", "clutter"], p=[0.25, 0.25, 0.5]))
+        )
+        level = 0.02 if dark else rng.uniform(0.02, 0.9)
+        base = np.clip(level * rng.uniform(0.75, 1.25, 3), 0, 1)
+        other = np.clip(rng.uniform(0, 0.9) * rng.uniform(0.5, 1.4, 3) * (0.15 if dark else 1), 0, 1)
+        return cls(kind, tuple(base), tuple(other), float(rng.uniform(0.2, 1)))
+
+    def picture(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """One camera's background, display-referred 0..1.  # size,size,3 float32"""
+        base, other = np.float32(self.base), np.float32(self.other)
+        if self.kind == "black":
+            return np.full((size, size, 3), rng.uniform(0, 0.02), np.float32)
+        image = np.tile(base * np.float32(rng.uniform(0.9, 1.1)), (size, size, 1))
+        if self.kind == "plain":
+            return image
+        ramp = rng.random((int(rng.integers(2, 4)),) * 2).astype(np.float32)
+        ramp = cv2.resize(ramp, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+        image = image + (other - base) * np.clip(ramp, 0, 1)
+        if self.kind == "gradient":
+            return image
+        for cells in (4, 9, 23, 61):
+            noise = rng.normal(0, 0.22 * self.contrast, (cells, cells, 3 if rng.random() < 0.5 else 1)).astype(
+                np.float32
+            )
+            noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR).reshape(size, size, -1)
+            image = image + noise * np.float32(rng.random())
+        for _ in range(rng.integers(2, 14)):
+            _thing(image, rng, base, other, self.contrast)
+        blur = rng.choice([0.0, rng.uniform(0.5, 6)])
+        return cv2.GaussianBlur(image, (0, 0), blur) if blur > 0.3 else image
+
+
+def _thing(image: np.ndarray, rng, base, other, contrast) -> None:
+    """Draw one object: bar, box, ball with shading, ring, pole, polygon."""
+    size = image.shape[0]
+    color = base + (rng.random(3).astype(np.float32) - base) * contrast if rng.random() < 0.7 else other
+    skin_like = rng.random() < 0.15
+    color = np.float32([0.8, 0.6, 0.5]) * rng.uniform(0.3, 1.1) if skin_like else color
+    color = tuple(float(x) for x in color)
+    x, y = (int(v) for v in rng.integers(-size // 8, size + size // 8, 2))
+    w, h = (int(v) for v in rng.integers(4, size // 2, 2))
+    kind = rng.integers(6)
+    if kind == 0:
+        cv2.rectangle(image, (x, y), (x + w, y + h), color, -1)
+    elif kind == 1:
+        far = tuple(int(v) for v in rng.integers(0, size, 2))
+        cv2.line(image, (x, y), far, color, int(rng.integers(1, max(2, size // 12))), cv2.LINE_AA)
+    elif kind == 2:
+        angle = float(rng.uniform(0, 180))
+        cv2.ellipse(image, (x, y), (max(2, w // 2), max(2, h // 2)), angle, 0, 360, color, -1, cv2.LINE_AA)
+    elif kind == 3:  # a lit ball or egg: what a second head looks like
+        a, b = max(6, w // 2), max(6, int(w / 2 * rng.uniform(0.9, 1.5)))
+        rows, columns = np.arange(max(0, y - b), min(size, y + b)), np.arange(max(0, x - a), min(size, x + a))
+        if not len(rows) or not len(columns):
+            return
+        yy, xx = np.float32(rows)[:, None], np.float32(columns)[None]
+        u, v = (xx - x) / a, (yy - y) / b
+        inside = u * u + v * v < 1
+        if inside.any():
+            z = np.sqrt(np.clip(1 - u * u - v * v, 0, 1))
+            light = rng.normal(size=3)
+            light /= np.linalg.norm(light)
+            shade = np.clip(0.25 + 0.9 * np.clip(u * light[0] + v * light[1] + z * abs(light[2]), 0, 1), 0, 1.2)
+            patch = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            patch[inside] = (shade[..., None] * np.float32(color))[inside]
+    elif kind == 4:
+        angle = float(rng.uniform(0, 180))
+        thickness = int(rng.integers(1, max(2, size // 20)))
+        cv2.ellipse(image, (x, y), (max(2, w // 2), max(2, h // 2)), angle, 0, 360, color, thickness, cv2.LINE_AA)
+    else:
+        corners = (np.array([x, y]) + rng.integers(-size // 3, size // 3, (int(rng.integers(3, 6)), 2))).astype(
+            np.int32
+        )
+        cv2.fillPoly(image, [corners], color, cv2.LINE_AA)
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """How one camera turns light into a JPEG."""
+
+    gain: tuple[float, float, float]  # exposure and white balance, linear
+    contrast: float  # 1 as the sRGB curve, more is steeper
+    blur: float  # pixels, sigma
+    noise: float  # at middle grey, of 255
+    quality: int
+    edge: float  # softness of the matte, pixels
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, rig: np.random.Generator) -> Sensor:
+        """``rig``: draws common to all cameras (pass a generator in the same state to each)."""
+        common = np.exp(rig.normal(0, 0.12, 3)) * np.exp(rig.normal(0, 0.25))
+        noisy, quality, soft, contrast = (
+            rig.exponential(3.0),
+            rig.uniform(50, 96),
+            rig.exponential(0.35),
+            rig.normal(1, 0.12),
+        )
+        own = np.exp(rng.normal(0, 0.04, 3)) * np.exp(rng.normal(0, 0.1))
+        return cls(
+            gain=tuple(float(x) for x in common * own),
+            contrast=float(np.clip(contrast, 0.75, 1.35)),
+            blur=float(np.clip(soft * rng.uniform(0.5, 1.5), 0, 1.6)),
+            noise=float(np.clip(noisy * rng.uniform(0.7, 1.3), 0, 14)),
+            quality=int(np.clip(quality + rng.normal(0, 3), 50, 96)),
+            edge=float(rng.uniform(0.4, 0.75)),
+        )
+
+
+def develop(
+    light: np.ndarray, mask: np.ndarray, background: np.ndarray, sensor: Sensor, rng: np.random.Generator
+) -> np.ndarray:
+    """Linear light (H, W, 3) over a display-referred background (H, W, 3) to the picture before JPEG.  # H,W,3 uint8"""
+    exposed = light * np.float32(sensor.gain)
+    exposed /= 1 + np.maximum(exposed - np.float32(0.6), 0) * np.float32(0.55)  # a soft shoulder before the clip
+    shown = cv2.pow(np.clip(exposed, 0, 1), 1 / 2.2)
+    solid = mask.astype(np.float32)
+    cover = cv2.GaussianBlur(solid, (5, 5), sensor.edge)
+    spread = cv2.GaussianBlur(shown * solid[..., None], (5, 5), 1.0)
+    weight = cv2.GaussianBlur(solid, (5, 5), 1.0)
+    inside = np.where(mask[..., None], shown, spread / np.maximum(weight, 1e-3)[..., None])
+    image = np.clip(background + (inside - background) * cover[..., None], 0, 1)
+    if abs(sensor.contrast - 1) > 0.02:
+        image = np.clip(0.5 + (image - 0.5) * np.float32(sensor.contrast), 0, 1)
+    if sensor.blur > 0.25:
+        image = cv2.GaussianBlur(image, (0, 0), sensor.blur)
+    if sensor.noise > 0.3:
+        grain = rng.standard_normal(image.shape, np.float32)
+        image = image + grain * cv2.sqrt(image * np.float32(1.6) + np.float32(0.1)) * np.float32(sensor.noise / 255)
+    return (np.clip(image, 0, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """The picture after JPEG.  # H,W,3 uint8 RGB"""
+    ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    if not ok:
+        raise ValueError("a picture could not be encoded")
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def exposure_for(lights: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float:
+    """The gain that brings the subject's upper middle tones (70th percentile, all views) to linear 0.32."""
+    values = np.concatenate(
+        [light[mask].max(1) for light, mask in zip(lights, masks, strict=True) if mask.any()] or [np.ones(1)]
+    )
+    return float(np.clip(0.32 / max(np.percentile(values, 70), 1e-4), 0.02, 50))

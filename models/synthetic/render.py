@@ -1,0 +1,246 @@
+"""Renders a shaded surface into calibrated cameras: linear light, with the truth that belongs to each pixel.
+
+One fused numba kernel a view: a z-buffer, then per-pixel shading (diffuse with a soft, skin-like terminator, a glossy
+lobe, spherical-harmonics sky with ambient occlusion, shadow maps, an inverse-square flash). Truth normals are the
+interpolated normals of the displaced surface, the same that shade the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from geometry.rasterize.base import NEAR
+from models.synthetic.lighting import Lighting
+from protocol.calibration import Camera
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """A mesh with what its material needs, per vertex; metres, linear RGB.
+
+    vertices, normals, albedo (P, 3); faces (F, 3) int32; material (P, 4): specular strength, roughness 0..1,
+    translucency 0..1 (how far light bleeds over the terminator), ambient visibility 0..1.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    normals: np.ndarray
+    albedo: np.ndarray
+    material: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """One view. light (H, W, 3) linear; normal (H, W, 3) camera frame; depth (H, W) metres, 0 where nothing is."""
+
+    light: np.ndarray
+    normal: np.ndarray
+    depth: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Where the subject is.  # H,W bool"""
+        return self.depth > 0
+
+
+def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting) -> list[Rendering]:
+    """Render every camera. Cameras are pinholes (distortion is refused with ValueError)."""
+    attributes = np.concatenate(
+        [surface.vertices, surface.normals, surface.albedo, surface.material], axis=1, dtype=np.float32
+    )  # P,13
+    faces = np.ascontiguousarray(surface.faces, np.int32)
+    return [_render_view(attributes, faces, camera, lighting) for camera in cameras]
+
+
+def _render_view(attributes, faces, camera: Camera, lighting: Lighting) -> Rendering:
+    if np.any(camera.dist):
+        raise ValueError(f"camera {camera.name} has distortion; rendering needs pinholes")
+    shape = (camera.height, camera.width)
+    light = np.zeros((*shape, 3), np.float32)
+    normal = np.zeros((*shape, 3), np.float32)
+    depth = np.zeros(shape, np.float32)
+    matrix = (camera.K @ np.hstack([camera.R, camera.t[:, None]])).astype(np.float32)
+    center = camera.center.astype(np.float32)
+    _draw(
+        attributes,
+        faces,
+        matrix,
+        camera.R.astype(np.float32),
+        center,
+        lighting.lamps_for(center, camera.R),
+        lighting.sky,
+        lighting.shadow_maps,
+        lighting.shadow_matrices,
+        light,
+        normal,
+        depth,
+    )
+    return Rendering(light, normal, depth)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_matrices, light, normal, depth):
+    height, width = depth.shape
+    screen = np.empty((attributes.shape[0], 3), np.float32)  # x, y in pixels, 1 / z
+    for i in range(attributes.shape[0]):
+        x, y, z = attributes[i, 0], attributes[i, 1], attributes[i, 2]
+        w = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+        if w < NEAR:
+            screen[i, 2] = -1
+            continue
+        screen[i, 0] = (matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3]) / w
+        screen[i, 1] = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]) / w
+        screen[i, 2] = 1 / w
+    nearest = np.zeros((height, width), np.float32)
+    owner = np.full((height, width), -1, np.int32)
+    bary = np.empty((height, width, 2), np.float32)
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ax, ay, aw = screen[a, 0], screen[a, 1], screen[a, 2]
+        bx, by, bw = screen[b, 0], screen[b, 1], screen[b, 2]
+        cx, cy, cw = screen[c, 0], screen[c, 1], screen[c, 2]
+        if aw < 0 or bw < 0 or cw < 0:
+            continue
+        x0 = max(0, int(np.ceil(min(ax, bx, cx))))
+        x1 = min(width - 1, int(np.floor(max(ax, bx, cx))))
+        if x0 > x1:
+            continue
+        y0 = max(0, int(np.ceil(min(ay, by, cy))))
+        y1 = min(height - 1, int(np.floor(max(ay, by, cy))))
+        if y0 > y1:
+            continue
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-9:
+            continue
+        inverse = 1 / area
+        for py in range(y0, y1 + 1):
+            for px in range(x0, x1 + 1):
+                u = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
+                v = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
+                w = 1 - u - v
+                if u < 0 or v < 0 or w < 0:
+                    continue
+                near = u * aw + v * bw + w * cw
+                if near <= nearest[py, px]:
+                    continue
+                nearest[py, px] = near
+                owner[py, px] = f
+                bary[py, px, 0] = u * aw / near
+                bary[py, px, 1] = v * bw / near
+    value = np.empty(attributes.shape[1], np.float32)
+    for py in range(height):
+        for px in range(width):
+            f = owner[py, px]
+            if f < 0:
+                continue
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            u, v = bary[py, px, 0], bary[py, px, 1]
+            w = 1 - u - v
+            for k in range(value.size):
+                value[k] = u * attributes[a, k] + v * attributes[b, k] + w * attributes[c, k]
+            depth[py, px] = 1 / nearest[py, px]
+            _shade(value, attributes, a, b, c, center, lamps, sky, shadow_maps, shadow_matrices, light[py, px])
+            for k in range(3):
+                normal[py, px, k] = R[k, 0] * value[3] + R[k, 1] * value[4] + R[k, 2] * value[5]
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _shade(value, attributes, a, b, c, center, lamps, sky, shadow_maps, shadow_matrices, out):
+    """Light leaving one point toward the camera. value: interpolated attributes; its normal is made a unit here."""
+    x, y, z = value[0], value[1], value[2]
+    vx, vy, vz = center[0] - x, center[1] - y, center[2] - z
+    distance = np.sqrt(vx * vx + vy * vy + vz * vz)
+    vx, vy, vz = vx / distance, vy / distance, vz / distance
+    length = np.sqrt(value[3] ** 2 + value[4] ** 2 + value[5] ** 2) + np.float32(1e-12)
+    # The inside of an open surface shows its back: turn the normal to the side that is seen.
+    e1x, e1y, e1z = (
+        attributes[b, 0] - attributes[a, 0],
+        attributes[b, 1] - attributes[a, 1],
+        attributes[b, 2] - attributes[a, 2],
+    )
+    e2x, e2y, e2z = (
+        attributes[c, 0] - attributes[a, 0],
+        attributes[c, 1] - attributes[a, 1],
+        attributes[c, 2] - attributes[a, 2],
+    )
+    facing = (e1y * e2z - e1z * e2y) * vx + (e1z * e2x - e1x * e2z) * vy + (e1x * e2y - e1y * e2x) * vz
+    if facing < 0:
+        length = -length
+    nx, ny, nz = value[3] / length, value[4] / length, value[5] / length
+    value[3], value[4], value[5] = nx, ny, nz
+    strength, roughness, translucency, visible = value[9], value[10], value[11], value[12]
+    shininess = 2 / max(roughness * roughness * roughness * roughness, np.float32(1e-3))
+    nv = max(nx * vx + ny * vy + nz * vz, np.float32(0.02))
+    fresnel = strength * (np.float32(0.25) + np.float32(0.75) * (1 - nv) ** 4)
+
+    # Sky: irradiance as second-order spherical harmonics, and its blurred mirror image along the reflection.
+    rx, ry, rz = 2 * nv * nx - vx, 2 * nv * ny - vy, 2 * nv * nz - vz
+    for k in range(3):
+        sky_diffuse = (
+            sky[0, k]
+            + sky[1, k] * ny
+            + sky[2, k] * nz
+            + sky[3, k] * nx
+            + sky[4, k] * nx * ny
+            + sky[5, k] * ny * nz
+            + sky[6, k] * (3 * nz * nz - 1)
+            + sky[7, k] * nx * nz
+            + sky[8, k] * (nx * nx - ny * ny)
+        )
+        mirror = sky[0, k] + np.float32(1.5) * (sky[1, k] * ry + sky[2, k] * rz + sky[3, k] * rx)
+        out[k] = visible * (value[6 + k] * max(sky_diffuse, 0) + fresnel * max(mirror, 0))
+
+    for i in range(lamps.shape[0]):
+        lx, ly, lz = lamps[i, 1], lamps[i, 2], lamps[i, 3]
+        power = np.float32(1)
+        if lamps[i, 0] > 0:  # a lamp at a place; lamps[i, 8] is the distance at which its colour holds
+            lx, ly, lz = lx - x, ly - y, lz - z
+            far = np.sqrt(lx * lx + ly * ly + lz * lz)
+            lx, ly, lz = lx / far, ly / far, lz / far
+            power = (lamps[i, 8] / far) ** 2
+        nl = nx * lx + ny * ly + nz * lz
+        soft = lamps[i, 7]
+        if nl <= -soft - np.float32(0.5) * translucency:
+            continue
+        if lamps[i, 9] >= 0:
+            which = int(lamps[i, 9])
+            lift = np.float32(0.001)
+            lit = _lit(
+                x + nx * lift, y + ny * lift, z + nz * lift, shadow_maps[which], shadow_matrices[which], lamps[i, 10]
+            )
+            steep = min(max(nl * np.float32(7), np.float32(0)), np.float32(1))  # near the terminator the bleed decides
+            power *= steep * lit + (1 - steep)
+        if power <= 0:
+            continue
+        hx, hy, hz = lx + vx, ly + vy, lz + vz
+        h = np.sqrt(hx * hx + hy * hy + hz * hz) + np.float32(1e-6)
+        nh = max((nx * hx + ny * hy + nz * hz) / h, 0)
+        vh = max((vx * hx + vy * hy + vz * hz) / h, 0)
+        lobe = (shininess + 2) * np.float32(0.125) * nh**shininess * max(nl, 0)
+        lobe *= strength * (np.float32(0.2) + np.float32(0.8) * (1 - vh) ** 5)
+        for k in range(3):
+            # Red light travels furthest under skin: it bleeds furthest past the terminator.
+            bleed = soft + translucency * (np.float32(0.32) - np.float32(0.12) * k)
+            diffuse = max(nl + bleed, 0) / (1 + bleed)
+            out[k] += power * lamps[i, 4 + k] * (value[6 + k] * diffuse + lobe)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _lit(x, y, z, shadow_map, matrix, blur):
+    """Share of a lamp that a point sees: percentage-closer filtering of 3 x 3 texels ``blur`` texels apart."""
+    size = shadow_map.shape[0]
+    column = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] * z + matrix[0, 3]
+    row = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]
+    depth = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2] * z + matrix[2, 3]
+    count = 0
+    for dy in range(-1, 2):
+        for dx in range(-1, 2):
+            px = int(column + dx * blur + np.float32(0.5))
+            py = int(row + dy * blur + np.float32(0.5))
+            if px < 0 or py < 0 or px >= size or py >= size or shadow_map[py, px] > depth - np.float32(0.003):
+                count += 1
+    return np.float32(count) / np.float32(9)
