@@ -159,7 +159,7 @@ class AttentionBlock(nn.Module):
     def _within(self, x: Tensor) -> Tensor:
         batch, views, count, dim = x.shape
         qkv = self.qkv(self.norm1(x)).reshape(batch * views, count, 3, self.heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each BV,h,N,c
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each BV,h,N,c
         y = F.scaled_dot_product_attention(q, k, v)
         return self.out(y.transpose(1, 2).reshape(batch, views, count, dim))
 
@@ -171,7 +171,7 @@ class AttentionBlock(nn.Module):
         turn = frames.reshape(batch, total, 1, 9, 1)
         qkv = torch.cat([_rotate(groups[:, :, :, :3], turn, inverse=False), groups[:, :, :, 3:]], dim=3)
         qkv = qkv.reshape(batch, total, 3, 6, self.heads, -1).permute(2, 0, 4, 1, 3, 5)  # 3,B,h,VN,6,c
-        q, k, v = qkv.reshape(3, batch, self.heads, total, self.head_dim)
+        q, k, v = qkv.reshape(3, batch, self.heads, total, self.head_dim).unbind(0)
         near = lines.reshape(batch, 1, total, 2, LINE_FEATURES).to(q.dtype)
         weight = self.sharpness.exp().to(q.dtype)[:, None, None]
         q = torch.cat([q * self.head_dim**-0.5, near[:, :, :, 0] * weight], -1)

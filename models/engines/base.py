@@ -1,0 +1,86 @@
+"""What a normal engine is: pictures and cameras of one moment in, maps out. Every engine passes the same tests."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.rays import STRIDE, CameraInputs, camera_inputs, stack_cameras
+from protocol.calibration import Camera
+from protocol.errors import HeadstreamError
+
+PRECISIONS = ("bf16", "f32")
+_REMEMBERED_RIGS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class NormalPrediction:
+    """Maps of V views of S x S pixels, float32. The arrays are the caller's to keep."""
+
+    normal: np.ndarray  # V,S,S,3 unit, camera frame, facing the camera means z < 0
+    confidence: np.ndarray  # V,S,S kappa of an angular von Mises-Fisher distribution, above 0
+    mask: np.ndarray  # V,S,S probability of the subject
+
+
+class NormalEngine(ABC):
+    """The network on one kind of hardware, ready for up to ``views`` pictures of ``size`` x ``size`` pixels."""
+
+    name: str
+
+    def __init__(self, views: int, size: int) -> None:
+        if not 1 <= views <= 16:
+            raise HeadstreamError(f"normals: {views} views; an engine takes 1 to 16")
+        if size <= 0 or size % STRIDE:
+            raise HeadstreamError(f"normals.size: {size}; must be a multiple of {STRIDE}")
+        self.views, self.size = views, size
+        self._rigs: OrderedDict[bytes, CameraInputs] = OrderedDict()
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for the log: engine, device, precision really used, shape, weights."""
+
+    @abstractmethod
+    def _run(self, images: np.ndarray, cameras: CameraInputs) -> NormalPrediction:
+        """Predict exactly ``views`` pictures (V, S, S, 3) uint8."""
+
+    def predict(self, images: np.ndarray, cameras: Sequence[Camera]) -> NormalPrediction:
+        """Normals, confidence and mask of one moment.
+
+        images: (V, S, S, 3) uint8 RGB, 1 to ``views`` of them; cameras: the pinhole camera of each, of S x S pixels.
+        Fewer views than the engine was made for are filled up by repeating them, which costs the full time. Raises
+        ValueError when shapes do not fit.
+        """
+        images = np.asarray(images)
+        count = len(images)
+        if images.dtype != np.uint8 or images.shape != (count, self.size, self.size, 3):
+            raise ValueError(f"pictures are {images.dtype} {images.shape}; must be uint8 V,{self.size},{self.size},3")
+        if not 1 <= count <= self.views or len(cameras) != count:
+            raise ValueError(f"{count} pictures and {len(cameras)} cameras; this engine takes 1 to {self.views} of both")
+        inputs = self._camera_inputs(cameras)
+        if count == self.views:
+            return self._run(images, inputs)
+        filled = np.arange(self.views) % count
+        whole = self._run(images[filled], CameraInputs(*(array[filled] for array in inputs)))
+        return NormalPrediction(whole.normal[:count], whole.confidence[:count], whole.mask[:count])
+
+    def _camera_inputs(self, cameras: Sequence[Camera]) -> CameraInputs:
+        """The cameras' part of the input, kept for rigs seen before: cameras rarely move between frames."""
+        K, R, t = stack_cameras(cameras)
+        key = K.tobytes() + R.tobytes() + t.tobytes()
+        if key not in self._rigs:
+            self._rigs[key] = camera_inputs(K, R, t, self.size, self.size)
+            if len(self._rigs) > _REMEMBERED_RIGS:
+                self._rigs.popitem(last=False)
+        self._rigs.move_to_end(key)
+        return self._rigs[key]
+
+
+def check_precision(precision: str) -> str:
+    """The precision itself. Raises HeadstreamError when there is no such."""
+    if precision not in PRECISIONS:
+        raise HeadstreamError(f"normals.precision: {precision!r}; must be one of {', '.join(PRECISIONS)}")
+    return precision

@@ -1,0 +1,50 @@
+"""A checkpoint's averaged weights as a weights file: ``python -m models.training.export CHECKPOINT OUT``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from models.network import NetworkConfig, NormalNetwork
+from models.weights import save_weights
+from protocol.errors import HeadstreamError
+
+
+def load_average(checkpoint: str | Path) -> tuple[NormalNetwork, dict[str, float]]:
+    """The averaged network of a training checkpoint, and its ``step`` and ``minutes``.
+
+    Raises HeadstreamError when the file is not a checkpoint.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network = NormalNetwork(NetworkConfig(**state["config"]))
+        network.load_state_dict(state["average"])
+        notes = {"step": state["step"], "minutes": round(state["minutes"], 1)}
+    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise HeadstreamError(f"{checkpoint}: not a training checkpoint ({error})") from None
+    return network.eval().requires_grad_(False), notes
+
+
+def export(checkpoint: str | Path, out: str | Path) -> None:
+    """Write the averaged weights of a checkpoint in float16."""
+    network, notes = load_average(checkpoint)
+    save_weights(network, out, notes)
+
+
+def main() -> None:
+    """Entry of ``python -m models.training.export``."""
+    parser = argparse.ArgumentParser(description="Write a checkpoint's averaged weights as safetensors.")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("out", type=Path)
+    options = parser.parse_args()
+    try:
+        export(options.checkpoint, options.out)
+    except HeadstreamError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
