@@ -1,0 +1,5 @@
+"""From normal maps, masks and pictures of one frame to a mesh: a keyframe first, then warm frames on its topology."""
+
+from fusion_server.surface.base import Quality, SurfaceError, SurfaceFrame, SurfaceSettings, View
+
+__all__ = ["Quality", "SurfaceError", "SurfaceFrame", "SurfaceSettings", "View"]

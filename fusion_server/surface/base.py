@@ -1,0 +1,110 @@
+"""What goes into the surface and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from geometry.cameras import projection_matrix
+from protocol.calibration import Camera
+from protocol.errors import HeadstreamError
+
+
+class SurfaceError(HeadstreamError):
+    """No surface can be made of what was observed; the message says what is missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one camera knows of one frame.
+
+    camera: the pinhole that the maps were made for. normal: (H, W, 3) float32, camera frame, facing means z < 0.
+    confidence: (H, W) float32 >= 0, the larger the surer; only ratios within one frame count. mask: (H, W) float32,
+    probability of the subject. image: (h, w) or (h, w, 3) uint8 for photometry, taken by image_camera, which stands
+    where camera stands and may be finer. valid: (H, W) bool where the picture has something to show, None for
+    everywhere; what lies beyond it, or beyond the map, is unknown and no background.
+    """
+
+    camera: Camera
+    normal: np.ndarray
+    confidence: np.ndarray
+    mask: np.ndarray
+    image: np.ndarray
+    image_camera: Camera
+    valid: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well the surface explains its frame.
+
+    silhouette_iou: overlap of rendered and observed masks, all views together. normal_residual_deg: median angle
+    between surface and observed normals. inverted: faces turned against the fused normals or folded over. confidence:
+    0 to 1, from these. flags: what a person should know, short words: "lost" (not to be trusted), "uncertain",
+    "inverted", "blind:<camera>" (a view that saw nothing), "recovered", "new topology".
+    """
+
+    silhouette_iou: float
+    normal_residual_deg: float
+    inverted: int
+    confidence: float
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceFrame:
+    """The surface of one frame: world metres, faces counter-clockwise from outside, closed and manifold.
+
+    uv belongs to the corners of faces, not to vertices (USD calls it faceVarying): the atlas has seams, the mesh has
+    none. It stays the same object while the topology does.
+    """
+
+    vertices: np.ndarray  # P,3
+    faces: np.ndarray  # F,3 int32
+    uv: np.ndarray | None  # F,3,2 float32
+    normals: np.ndarray  # P,3
+    kind: str  # "keyframe" or "warm"
+    quality: Quality
+    seconds: dict[str, float] = field(default_factory=dict)
+    iterations: int = 0
+
+
+@dataclass(frozen=True)
+class SurfaceSettings:
+    """How the surface is made. Lengths in metres; sigmas are one standard deviation of what the rows measure.
+
+    vertices: of the mesh, about. iterations: of a warm frame. keyframe_iterations: at full resolution. photometric:
+    whether pictures are compared. The sigmas suit the normals of a small network (surface-method.md's table).
+    """
+
+    vertices: int = 10_000
+    iterations: int = 2
+    keyframe_iterations: int = 12
+    photometric: bool = True
+    sigma_normal: float = 0.12  # radians
+    sigma_silhouette: float = 0.8e-3
+    sigma_photometric: float = 0.15e-3
+    hull_cells: int = 128
+    uv: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Rig:
+    """The cameras of one frame's views as arrays, for kernels."""
+
+    matrix: np.ndarray  # V,3,4 world to homogeneous pixel
+    rotation: np.ndarray  # V,3,3 world to camera
+    center: np.ndarray  # V,3
+    focal: np.ndarray  # V pixels
+
+    @classmethod
+    def of(cls, cameras: Sequence[Camera]) -> Rig:
+        """Stack cameras."""
+        return cls(
+            np.stack([projection_matrix(camera) for camera in cameras]),
+            np.stack([camera.R for camera in cameras]).astype(np.float64),
+            np.stack([camera.center for camera in cameras]),
+            np.array([0.5 * (camera.K[0, 0] + camera.K[1, 1]) for camera in cameras]),
+        )

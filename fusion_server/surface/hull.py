@@ -1,0 +1,241 @@
+"""The visual hull: the largest shape that fits every mask, forgiving of one mask that lacks a piece.
+
+A point's value is the least signed distance to an outline over the views that see it, in metres; zero is the surface.
+A view whose map continues past its border inside the subject does not know what is out there and has no vote; a point
+that fewer than half of the views know anything about is outside, which closes a neck where the pictures end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from scipy import ndimage, sparse
+from scipy.sparse.csgraph import connected_components
+from skimage.measure import marching_cubes
+
+from fusion_server.surface.base import Rig, SurfaceError
+from fusion_server.surface.silhouette import Silhouettes
+from geometry.mesh import Mesh, edges
+from geometry.remesh import is_closed_manifold
+from protocol.calibration import Camera
+
+_COARSE = 48  # cells across, to find where the subject is
+_VOTERS = 6  # with this many views or more, one may be overruled
+_STRIDE = 4  # pixels of the maps in which coverage is counted
+
+
+def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 128) -> Mesh:
+    """The hull of all masks as a closed mesh, ``cells`` cells along its longest side.
+
+    Raises SurfaceError when fewer than two views saw anything or their masks do not meet in space.
+    """
+    usable = np.flatnonzero(~outlines.blind)
+    if len(usable) < 2:
+        raise SurfaceError(f"a subject is visible in {len(usable)} of {len(cameras)} views; at least two are needed")
+    rig = Rig.of([cameras[n] for n in usable])
+    distance = outlines.distance[usable]
+    known = outlines.known[usable]
+    low, high = _bounds(rig, [cameras[n] for n in usable], outlines.inside[usable], distance, known)
+    step = float((high - low).max()) / cells
+    field = _field(rig, distance, known, low, high, step)
+    return _surface(field, low, step)
+
+
+def _bounds(rig, cameras, inside, distance, known) -> tuple[np.ndarray, np.ndarray]:
+    """A box around the subject: where the rays through the masks' middles meet, then tightened on a coarse grid."""
+    directions, radii = [], []
+    for camera, mask in zip(cameras, inside, strict=True):
+        y, x = np.nonzero(mask)
+        middle = np.array([(x.min() + x.max()) / 2, (y.min() + y.max()) / 2, 1.0])
+        ray = camera.R.T @ np.linalg.solve(camera.K, middle)
+        directions.append(ray / np.linalg.norm(ray))
+        radii.append(0.5 * np.hypot(np.ptp(x) + 1, np.ptp(y) + 1) / camera.K[0, 0])
+    center = _meeting(np.array(directions), rig.center)
+    half = 1.6 * float(np.median(np.linalg.norm(rig.center - center, axis=1) * np.array(radii)))
+    for _ in range(4):
+        step = 2 * half / _COARSE
+        low = center - half
+        field = _field(rig, distance, known, low, center + half, step)
+        filled = np.argwhere(field > -0.5 * step)
+        if not len(filled):
+            raise SurfaceError("the masks do not meet in space: is this calibration the one of these cameras?")
+        first, last = filled.min(0), filled.max(0)
+        if first.min() > 1 and last.max() < _COARSE - 1:
+            break
+        half *= 1.5
+    return low + (first - 1.5) * step, low + (last + 1.5) * step
+
+
+def _meeting(directions: np.ndarray, origins: np.ndarray) -> np.ndarray:
+    """The point nearest to most of the rays (least squares, reweighted so that a stray one counts little).  # 3"""
+    away = np.eye(3) - directions[:, :, None] * directions[:, None, :]  # V,3,3
+    weight = np.ones(len(origins))
+    for _ in range(6):
+        system = (weight[:, None, None] * away).sum(0)
+        if np.linalg.cond(system) > 1e6:
+            raise SurfaceError("the cameras all look the same way; at least two must look from different sides")
+        point = np.linalg.solve(system, (weight[:, None] * np.einsum("nij,nj->ni", away, origins)).sum(0))
+        off = np.linalg.norm(np.einsum("nij,nj->ni", away, point - origins), axis=1)
+        weight = 1 / (off + 0.1 * np.median(off) + 1e-6)
+    return point
+
+
+def _field(rig: Rig, distance, known, low, high, step) -> np.ndarray:
+    """Values at grid points, metres, positive inside."""
+    shape = tuple(np.maximum(np.ceil((high - low) / step).astype(int) + 1, 2))
+    least = np.empty(shape, np.float32)
+    second = np.empty(shape, np.float32)
+    by = np.empty(shape, np.int8)
+    enough = max(2, -(-len(rig.focal) // 2))
+    _vote(rig.matrix, rig.focal, distance, known, low, step, enough, least, second, by)
+    if len(rig.focal) >= _VOTERS:
+        _overrule(rig, distance, known, low, step, least, second, by)
+    return least
+
+
+def _overrule(rig: Rig, distance, known, low, step, least, second, by) -> None:
+    """Give back what one view alone took away and two others miss.
+
+    When all masks are right the hull covers each of them. Rays of a mask that meet no hull therefore say that another
+    mask lacks a piece: cells on such rays of two views, refused by one view only, are taken in on the others' word.
+    """
+    height, width = distance.shape[1:]
+    covered = np.zeros((len(rig.focal), -(-height // _STRIDE), -(-width // _STRIDE)), np.bool_)
+    _cover(rig.matrix, low, step, least, covered)
+    bare = (distance[:, ::_STRIDE, ::_STRIDE] > 1.5 * _STRIDE) & ~ndimage.binary_dilation(covered, np.ones((1, 3, 3)))
+    if (bare.reshape(len(bare), -1).any(1)).sum() >= 2:
+        _give_back(rig.matrix, low, step, bare, least, second, by)
+
+
+def _surface(field: np.ndarray, low: np.ndarray, step: float) -> Mesh:
+    """The zero level as one closed mesh: the largest piece, without cavities."""
+    solid = field > 0
+    label, count = ndimage.label(solid)
+    if count == 0:
+        raise SurfaceError("the masks do not meet in space: nothing is left after carving")
+    if count > 1:
+        largest = 1 + int(np.argmax(np.bincount(label.ravel())[1:]))
+        field = np.where(solid & (label != largest), -0.25 * step, field)
+        solid = label == largest
+    field = np.where(ndimage.binary_fill_holes(solid) & ~solid, 0.25 * step, field)
+    # Values far from the surface say nothing of its place, and would make the smoothing pull thin parts away.
+    field = np.pad(np.clip(field, -2 * step, 2 * step), 2, constant_values=-2 * step)
+    for blur in (0.6, 1.0, 1.5):
+        vertices, faces, _, _ = marching_cubes(ndimage.gaussian_filter(field, blur), 0.0, spacing=(step,) * 3)
+        mesh = _largest_piece(Mesh(vertices + low - 2 * step, faces.astype(np.int32)))
+        if is_closed_manifold(mesh.faces):
+            break
+    else:
+        raise SurfaceError("the visual hull is too ragged to be a surface; are the masks noise?")
+    a, b, c = (mesh.vertices[mesh.faces[:, k]] for k in range(3))
+    if np.einsum("ni,ni->", a, np.cross(b, c)) < 0:
+        mesh = Mesh(mesh.vertices, np.ascontiguousarray(mesh.faces[:, ::-1]))
+    return mesh
+
+
+def _largest_piece(mesh: Mesh) -> Mesh:
+    pairs = edges(mesh.faces)
+    graph = sparse.coo_matrix((np.ones(len(pairs), bool), pairs.T), (len(mesh.vertices),) * 2)
+    count, label = connected_components(graph, directed=False)
+    if count == 1:
+        return mesh
+    kept = np.argmax(np.bincount(label))
+    faces = mesh.faces[label[mesh.faces[:, 0]] == kept]
+    used, compact = np.unique(faces, return_inverse=True)
+    return Mesh(mesh.vertices[used], compact.reshape(-1, 3).astype(np.int32))
+
+
+@numba.njit(cache=True, nogil=True)
+def _sample(image, x, y):
+    """Bilinear value; x and y must lie inside."""
+    height, width = image.shape
+    x0, y0 = min(int(x), width - 2), min(int(y), height - 2)
+    fx, fy = x - x0, y - y0
+    upper = image[y0, x0] + fx * (image[y0, x0 + 1] - image[y0, x0])
+    lower = image[y0 + 1, x0] + fx * (image[y0 + 1, x0 + 1] - image[y0 + 1, x0])
+    return upper + fy * (lower - upper)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _vote(matrix, focal, distance, known, low, step, enough, least, second, by):
+    nx, ny, nz = least.shape
+    for ix in numba.prange(nx):
+        x = low[0] + ix * step
+        for iy in range(ny):
+            y = low[1] + iy * step
+            for iz in range(nz):
+                z = low[2] + iz * step
+                first, next_, view, voices = np.inf, np.inf, -1, 0
+                for v in range(matrix.shape[0]):
+                    m = matrix[v]
+                    w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+                    if w < 0.01:
+                        continue
+                    px = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
+                    py = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
+                    qx = min(max(px, known[v, 0]), known[v, 2])
+                    qy = min(max(py, known[v, 1]), known[v, 3])
+                    value = _sample(distance[v], qx, qy)
+                    beyond = abs(px - qx) + abs(py - qy)
+                    if beyond > 0.0:
+                        if value > 0.0:
+                            continue
+                        value -= beyond
+                    voices += 1
+                    value *= w / focal[v]
+                    if value < first:
+                        next_ = first
+                        first, view = value, v
+                    elif value < next_:
+                        next_ = value
+                if voices < enough:
+                    first, next_, view = min(first, -step), -step, -1
+                least[ix, iy, iz] = first
+                second[ix, iy, iz] = next_
+                by[ix, iy, iz] = view
+
+
+@numba.njit(cache=True, nogil=True)
+def _cover(matrix, low, step, least, covered):
+    nx, ny, nz = least.shape
+    for ix in range(nx):
+        for iy in range(ny):
+            for iz in range(nz):
+                if least[ix, iy, iz] < 0.0:
+                    continue
+                for v in range(matrix.shape[0]):
+                    row, col = _pixel(matrix[v], low, step, ix, iy, iz)
+                    if 0 <= row < covered.shape[1] and 0 <= col < covered.shape[2]:
+                        covered[v, row, col] = True
+
+
+@numba.njit(cache=True, nogil=True)
+def _pixel(m, low, step, ix, iy, iz):
+    x, y, z = low[0] + ix * step, low[1] + iy * step, low[2] + iz * step
+    w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+    if w < 0.01:
+        return -1, -1
+    px = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
+    py = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
+    return int(np.floor(py / _STRIDE + 0.5)), int(np.floor(px / _STRIDE + 0.5))
+
+
+@numba.njit(cache=True, nogil=True)
+def _give_back(matrix, low, step, bare, least, second, by):
+    nx, ny, nz = least.shape
+    for ix in range(nx):
+        for iy in range(ny):
+            for iz in range(nz):
+                if by[ix, iy, iz] < 0 or least[ix, iy, iz] >= 0.0 or second[ix, iy, iz] < 0.0:
+                    continue
+                missing = 0
+                for v in range(matrix.shape[0]):
+                    if v == by[ix, iy, iz]:
+                        continue
+                    row, col = _pixel(matrix[v], low, step, ix, iy, iz)
+                    if 0 <= row < bare.shape[1] and 0 <= col < bare.shape[2] and bare[v, row, col]:
+                        missing += 1
+                if missing >= 2:
+                    least[ix, iy, iz] = second[ix, iy, iz]

@@ -1,0 +1,115 @@
+"""Masks made useful: cleaned, and as a signed distance to their outline that is finer than a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.special import ndtri
+
+from fusion_server.surface.base import View
+
+_KEEP = 0.2  # of the largest piece: a piece larger than this belongs to the subject
+_HOLE = 0.02  # of the subject: a smaller hole is an error of the network
+_SMALLEST = 0.002  # of the map: less than this is no subject
+_BLUR = 1.0  # pixels
+_BEYOND = 32  # pixels by which a map is continued past its border
+_NORMAL_QUANTILE = ndtri((np.arange(1024) + 0.5) / 1024).astype(np.float32) * _BLUR
+
+
+@dataclass(frozen=True, eq=False)
+class Silhouettes:
+    """Cleaned masks of all views.
+
+    inside: (V, H, W) bool. distance: (V, H, W) float32 pixels to the outline, positive inside. known: (V, 4) the
+    rectangle x0, y0, x1, y1 (pixel centres, inclusive) in which the map is an observation; beyond it the map is
+    continued by its edge. blind: (V,) bool, views that saw nothing.
+    """
+
+    inside: np.ndarray
+    distance: np.ndarray
+    known: np.ndarray
+    blind: np.ndarray
+
+
+def silhouettes(views: Sequence[View]) -> Silhouettes:
+    """Clean the masks of all views and measure distances to their outlines."""
+    shape = (len(views), *views[0].mask.shape)
+    inside = np.zeros(shape, bool)
+    distance = np.full(shape, -float(max(shape[1:])), np.float32)
+    known = np.empty((len(views), 4))
+    blind = np.zeros(len(views), bool)
+    for n, view in enumerate(views):
+        known[n] = _known(view)
+        soft = clean_mask(_continued(view.mask, known[n]))
+        if soft is None:
+            blind[n] = True
+            continue
+        distance[n] = signed_distance(soft)
+        inside[n] = soft > 0.5
+    return Silhouettes(inside, distance, known, blind)
+
+
+def clean_mask(mask: np.ndarray) -> np.ndarray | None:
+    """A probability mask (H, W) without islands and pin-holes, its edge as soft as before; None where nothing is left.
+
+    The largest piece is kept, and any other piece that is a good part of its size.
+    """
+    hard = (mask > 0.5).astype(np.uint8)
+    count, label, stats, _ = cv2.connectedComponentsWithStats(hard, connectivity=4)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if count < 2 or areas.max() < _SMALLEST * mask.size:
+        return None
+    kept = np.concatenate([[False], areas >= _KEEP * areas.max()])
+    soft = np.asarray(mask, np.float32)
+    if not kept[1:].all():
+        near = cv2.dilate(kept[label].astype(np.uint8), np.ones((5, 5), np.uint8))
+        soft = np.where((near > 0) & (kept[label] | (hard == 0)), soft, 0)
+    count, label, stats, _ = cv2.connectedComponentsWithStats((soft <= 0.5).astype(np.uint8), connectivity=4)
+    if count > 2:
+        height, width = mask.shape
+        x, y, w, h, area = stats.T
+        open_ = (x == 0) | (y == 0) | (x + w == width) | (y + h == height)
+        filled = ~open_ & (area < _HOLE * (mask.size - stats[1:, cv2.CC_STAT_AREA].sum()))
+        filled[0] = False
+        soft = np.where(filled[label], 1, soft)
+    return np.ascontiguousarray(soft, dtype=np.float32)
+
+
+def signed_distance(soft: np.ndarray) -> np.ndarray:
+    """Pixels to the half level of a mask (H, W), positive inside; beyond the border the mask goes on as it ends.
+
+    Near the outline the blurred mask itself is the ruler (a straight edge blurred by s pixels has the value Phi(d / s)
+    at distance d), which is exact to a small part of a pixel; further away a distance transform takes over.  # H,W
+    """
+    padded = cv2.copyMakeBorder(soft, _BEYOND, _BEYOND, _BEYOND, _BEYOND, cv2.BORDER_REPLICATE)
+    hard = (padded > 0.5).astype(np.uint8)
+    far = cv2.distanceTransform(hard, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - hard, cv2.DIST_L2, 5)
+    far -= 0.5 * np.sign(far)
+    blurred = cv2.GaussianBlur(padded, (0, 0), _BLUR)
+    near = _NORMAL_QUANTILE[np.clip(blurred * 1024, 0, 1023).astype(np.int32)]
+    share = np.clip(np.abs(far) - 1.0, 0, 1)
+    distance = near + share * (far - near)
+    return np.ascontiguousarray(distance[_BEYOND:-_BEYOND, _BEYOND:-_BEYOND])
+
+
+def _known(view: View) -> tuple[float, float, float, float]:
+    height, width = view.mask.shape
+    if view.valid is None or view.valid.all():
+        return 0.0, 0.0, width - 1.0, height - 1.0
+    rows, cols = np.flatnonzero(view.valid.any(1)), np.flatnonzero(view.valid.any(0))
+    if not len(rows):
+        return 0.0, 0.0, 0.0, 0.0
+    return float(cols[0]), float(rows[0]), float(cols[-1]), float(rows[-1])
+
+
+def _continued(mask: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The mask with what lies outside the known rectangle continued from its edge."""
+    height, width = mask.shape
+    x0, y0, x1, y1 = known.astype(int)
+    if (x0, y0, x1, y1) == (0, 0, width - 1, height - 1):
+        return mask
+    cut = np.ascontiguousarray(mask[y0 : y1 + 1, x0 : x1 + 1])
+    return cv2.copyMakeBorder(cut, y0, height - 1 - y1, x0, width - 1 - x1, cv2.BORDER_REPLICATE)

@@ -1,0 +1,349 @@
+"""Isotropic remeshing: triangles of one size, as equilateral as the shape lets them be.
+
+Botsch and Kobbelt, "A Remeshing Approach to Multiresolution Modeling" (SGP 2004): split long edges, collapse short
+ones, flip towards valence six, relax along the surface, project back onto it; a few rounds. Closed manifold meshes
+only, and they stay closed and manifold: an edge collapses only where its ends share exactly two neighbours, and is
+flipped only where the new edge does not exist yet.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from geometry.mesh import Mesh, edges, face_normals, vertex_normals
+
+_LONG, _SHORT = 4 / 3, 4 / 5  # of the wanted length; a split half is never short, a collapsed edge never makes a long one
+_WIDEST = 24  # faces at one vertex; nothing that would make more is done
+_SHARPEST = 0.3  # cosine between a face's normal before and after an operation; less is refused as a fold
+
+
+def edge_length_for(mesh: Mesh, vertices: int) -> float:
+    """The edge length, metres, at which a closed surface has about this many vertices."""
+    _, area = face_normals(mesh.vertices, mesh.faces)
+    return float(np.sqrt(2 * area.sum() / (np.sqrt(3) * vertices)))
+
+
+def is_closed_manifold(faces: np.ndarray) -> bool:
+    """Whether every edge has one face on either side and every vertex one fan of faces around it."""
+    if len(faces) == 0:
+        return False
+    directed = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).astype(np.int64)
+    count = int(faces.max()) + 1
+    forward = np.sort(directed[:, 0] * count + directed[:, 1])
+    backward = np.sort(directed[:, 1] * count + directed[:, 0])
+    if (np.diff(forward) == 0).any() or not np.array_equal(forward, backward):
+        return False
+    used = np.bincount(faces.ravel(), minlength=count)
+    start, around = _fans(np.ascontiguousarray(faces, dtype=np.int32), count)
+    return bool(_single_fans(np.ascontiguousarray(faces, dtype=np.int32), start, around, used))
+
+
+def remesh(mesh: Mesh, edge_length: float, rounds: int = 5, surface=None) -> Mesh:
+    """An even mesh of the same surface, edges about ``edge_length`` metres; texture coordinates are dropped.
+
+    surface: a ``geometry.measure.SurfaceIndex`` to project onto; by default the mesh itself.
+    Raises ValueError for a mesh that is not closed and manifold, or has a vertex of very many faces.
+    """
+    from geometry.measure import SurfaceIndex
+
+    if not is_closed_manifold(mesh.faces):
+        raise ValueError("remeshing needs a closed manifold mesh: every edge with one face on either side")
+    if np.bincount(mesh.faces.ravel()).max() > _WIDEST:
+        raise ValueError(f"remeshing takes at most {_WIDEST} faces at a vertex")
+    surface = surface or SurfaceIndex(mesh)
+    vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
+    faces = np.ascontiguousarray(mesh.faces, dtype=np.int32)
+    for _ in range(rounds):
+        vertices, faces = _round(vertices, faces, edge_length)
+        for _ in range(2):
+            vertices = _relaxed(vertices, faces)
+        vertices = surface.closest(vertices)[0]
+    return Mesh(vertices, faces)
+
+
+def _relaxed(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Each vertex moved in its tangent plane towards the area-weighted middle of its faces.  # P,3"""
+    _, area = face_normals(vertices, faces)
+    weight = np.repeat(area, 3)
+    corners = faces.ravel()
+    middle = vertices[faces].mean(1)
+    total = np.maximum(np.bincount(corners, weight, minlength=len(vertices)), 1e-20)
+    goal = np.stack(
+        [np.bincount(corners, weight * np.repeat(middle[:, k], 3), minlength=len(vertices)) / total for k in range(3)], 1
+    )
+    move = goal - vertices
+    normal = vertex_normals(vertices, faces)
+    return vertices + 0.7 * (move - (move * normal).sum(1, keepdims=True) * normal)
+
+
+def _round(vertices: np.ndarray, faces: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+    """One round of splits, collapses and flips, on arrays with room to grow."""
+    room = len(vertices)
+    pairs = edges(faces)
+    long = np.linalg.norm(vertices[pairs[:, 0]] - vertices[pairs[:, 1]], axis=1) / (_LONG * length)
+    room += int(np.ceil(2 * np.maximum(long - 1, 0) ** 2 + 4 * (long > 1)).sum()) + 1000
+    points = np.zeros((room, 3))
+    points[: len(vertices)] = vertices
+    triangles = np.full((2 * room, 3), -1, np.int32)
+    triangles[: len(faces)] = faces
+    ring = np.full((room, _WIDEST), -1, np.int32)
+    size = np.zeros(room, np.int32)
+    alive = _work(points, triangles, ring, size, len(vertices), len(faces), length)
+    triangles = triangles[: alive[1]]
+    triangles = triangles[triangles[:, 0] >= 0]
+    used, compact = np.unique(triangles, return_inverse=True)
+    return points[used], compact.reshape(-1, 3).astype(np.int32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _work(points, faces, ring, size, vertex_count, face_count, length):
+    for f in range(face_count):
+        for k in range(3):
+            v = faces[f, k]
+            if size[v] < _WIDEST:
+                ring[v, size[v]] = f
+                size[v] += 1
+    long2, short2 = (_LONG * length) ** 2, (_SHORT * length) ** 2
+    f = 0
+    while f < face_count:  # faces made on the way are visited too, so one sweep splits everything that is long
+        longest, at = 0.0, -1
+        for k in range(3):
+            i, j = faces[f, k], faces[f, (k + 1) % 3]
+            d = _square(points, i, j)
+            if d > longest:
+                longest, at = d, k
+        split = False
+        if longest > long2 and vertex_count < points.shape[0] and face_count + 2 <= faces.shape[0]:
+            i, j = faces[f, at], faces[f, (at + 1) % 3]
+            split = _split(points, faces, ring, size, i, j, vertex_count, face_count)
+            if split:
+                vertex_count += 1
+                face_count += 2
+        if not split:
+            f += 1
+    for f in range(face_count):
+        for k in range(3):
+            if faces[f, 0] < 0:
+                break
+            i, j = faces[f, k], faces[f, (k + 1) % 3]
+            if _square(points, i, j) < short2:
+                _collapse(points, faces, ring, size, i, j, long2)
+    for f in range(face_count):
+        for k in range(3):
+            if faces[f, 0] >= 0:
+                _flip(points, faces, ring, size, faces[f, k], faces[f, (k + 1) % 3])
+    return vertex_count, face_count
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _square(points, i, j):
+    x, y, z = points[i, 0] - points[j, 0], points[i, 1] - points[j, 1], points[i, 2] - points[j, 2]
+    return x * x + y * y + z * z
+
+
+@numba.njit(cache=True, nogil=True)
+def _wing(faces, ring, size, i, j):
+    """The face in which j follows i, and its third corner; -1 where there is none."""
+    for n in range(size[i]):
+        f = ring[i, n]
+        for k in range(3):
+            if faces[f, k] == i and faces[f, (k + 1) % 3] == j:
+                return f, faces[f, (k + 2) % 3]
+    return -1, -1
+
+
+@numba.njit(cache=True, nogil=True)
+def _forget(ring, size, v, f):
+    for n in range(size[v]):
+        if ring[v, n] == f:
+            size[v] -= 1
+            ring[v, n] = ring[v, size[v]]
+            return
+
+
+@numba.njit(cache=True, nogil=True)
+def _learn(ring, size, v, f):
+    ring[v, size[v]] = f
+    size[v] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _replace(faces, f, old, new):
+    for k in range(3):
+        if faces[f, k] == old:
+            faces[f, k] = new
+
+
+@numba.njit(cache=True, nogil=True)
+def _normal(points, a, b, c, out):
+    ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
+    wx, wy, wz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+    out[0], out[1], out[2] = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
+    return np.sqrt(out[0] * out[0] + out[1] * out[1] + out[2] * out[2])
+
+
+@numba.njit(cache=True, nogil=True)
+def _split(points, faces, ring, size, i, j, m, face_count):
+    f, k = _wing(faces, ring, size, i, j)
+    g, l = _wing(faces, ring, size, j, i)
+    if f < 0 or g < 0 or size[k] >= _WIDEST or size[l] >= _WIDEST:
+        return False
+    for axis in range(3):
+        points[m, axis] = 0.5 * (points[i, axis] + points[j, axis])
+    new_f, new_g = face_count, face_count + 1
+    _replace(faces, f, j, m)  # i m k
+    _replace(faces, g, j, m)  # m i l
+    faces[new_f, 0], faces[new_f, 1], faces[new_f, 2] = m, j, k
+    faces[new_g, 0], faces[new_g, 1], faces[new_g, 2] = j, m, l
+    _forget(ring, size, j, f)
+    _forget(ring, size, j, g)
+    _learn(ring, size, j, new_f)
+    _learn(ring, size, j, new_g)
+    _learn(ring, size, k, new_f)
+    _learn(ring, size, l, new_g)
+    for face in (f, g, new_f, new_g):
+        _learn(ring, size, m, face)
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _folds(points, faces, ring, size, v, skip, target, before, after):
+    """Whether moving v to ``target`` would turn one of its faces over (faces that also hold ``skip`` vanish)."""
+    x, y, z = points[v]
+    for n in range(size[v]):
+        f = ring[v, n]
+        a, b, c = faces[f]
+        if skip in (a, b, c):
+            continue
+        old = _normal(points, a, b, c, before)
+        points[v] = target
+        new = _normal(points, a, b, c, after)
+        points[v, 0], points[v, 1], points[v, 2] = x, y, z
+        if before[0] * after[0] + before[1] * after[1] + before[2] * after[2] < _SHARPEST * old * new:
+            return True
+    return False
+
+
+@numba.njit(cache=True, nogil=True)
+def _collapse(points, faces, ring, size, i, j, long2):
+    f, k = _wing(faces, ring, size, i, j)
+    g, l = _wing(faces, ring, size, j, i)
+    if f < 0 or g < 0 or k == l or size[i] + size[j] - 4 > _WIDEST or size[k] <= 3 or size[l] <= 3:
+        return False
+    target, before, after = np.empty(3), np.empty(3), np.empty(3)
+    for axis in range(3):
+        target[axis] = 0.5 * (points[i, axis] + points[j, axis])
+    shared = 0
+    for n in range(size[i]):
+        face = ring[i, n]
+        for corner in range(3):
+            if faces[face, corner] != i:
+                continue
+            v = faces[face, (corner + 1) % 3]  # each neighbour of i once, being closed
+            if v != j and _wing(faces, ring, size, j, v)[0] >= 0:
+                shared += 1
+            x, y, z = points[v, 0] - target[0], points[v, 1] - target[1], points[v, 2] - target[2]
+            if v != j and x * x + y * y + z * z > long2:
+                return False
+    if shared != 2:
+        return False
+    for n in range(size[j]):
+        face = ring[j, n]
+        for corner in range(3):
+            v = faces[face, corner]
+            x, y, z = points[v, 0] - target[0], points[v, 1] - target[1], points[v, 2] - target[2]
+            if x * x + y * y + z * z > long2:
+                return False
+    if _folds(points, faces, ring, size, i, j, target, before, after):
+        return False
+    if _folds(points, faces, ring, size, j, i, target, before, after):
+        return False
+    points[i] = target
+    for dead in (f, g):
+        for corner in range(3):
+            v = faces[dead, corner]
+            if v != j:
+                _forget(ring, size, v, dead)
+    for n in range(size[j]):
+        face = ring[j, n]
+        if face not in (f, g):
+            _replace(faces, face, j, i)
+            _learn(ring, size, i, face)
+    size[j] = 0
+    faces[f, 0] = faces[g, 0] = -1
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _flip(points, faces, ring, size, i, j):
+    f, k = _wing(faces, ring, size, i, j)
+    g, l = _wing(faces, ring, size, j, i)
+    if f < 0 or g < 0 or k == l or size[i] <= 3 or size[j] <= 3 or size[k] >= _WIDEST or size[l] >= _WIDEST:
+        return False
+    now = abs(size[i] - 6) + abs(size[j] - 6) + abs(size[k] - 6) + abs(size[l] - 6)
+    then = abs(size[i] - 7) + abs(size[j] - 7) + abs(size[k] - 5) + abs(size[l] - 5)
+    if then >= now or _wing(faces, ring, size, k, l)[0] >= 0 or _wing(faces, ring, size, l, k)[0] >= 0:
+        return False
+    # f = i j k and g = j i l become k i l and l j k; neither may fold, nor a crease be bridged.
+    a, b, c, d = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
+    fa, ga = _normal(points, i, j, k, a), _normal(points, j, i, l, b)
+    fc, gd = _normal(points, k, i, l, c), _normal(points, l, j, k, d)
+    if min(fc, gd) < 0.1 * min(fa, ga):
+        return False
+    for old, old_length in ((a, fa), (b, ga)):
+        for new, new_length in ((c, fc), (d, gd)):
+            if old[0] * new[0] + old[1] * new[1] + old[2] * new[2] < 0.7 * old_length * new_length:
+                return False
+    faces[f, 0], faces[f, 1], faces[f, 2] = k, i, l
+    faces[g, 0], faces[g, 1], faces[g, 2] = l, j, k
+    _forget(ring, size, j, f)
+    _forget(ring, size, i, g)
+    _learn(ring, size, l, f)
+    _learn(ring, size, k, g)
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
+def _fans(faces, count):
+    """Faces at each vertex in compressed rows: starts (count + 1,) and face numbers."""
+    start = np.zeros(count + 1, np.int64)
+    for f in range(faces.shape[0]):
+        for k in range(3):
+            start[faces[f, k] + 1] += 1
+    for v in range(count):
+        start[v + 1] += start[v]
+    fill = start[:-1].copy()
+    around = np.empty(3 * faces.shape[0], np.int32)
+    for f in range(faces.shape[0]):
+        for k in range(3):
+            v = faces[f, k]
+            around[fill[v]] = f
+            fill[v] += 1
+    return start, around
+
+
+@numba.njit(cache=True, nogil=True)
+def _single_fans(faces, start, around, used):
+    """Whether walking from face to face around each vertex visits all of its faces."""
+    for v in range(used.shape[0]):
+        if used[v] == 0:
+            continue
+        first = around[start[v]]
+        face, steps = first, 0
+        while True:
+            steps += 1
+            for k in range(3):
+                if faces[face, k] == v:
+                    out = faces[face, (k + 2) % 3]
+            following = -1
+            for n in range(start[v], start[v + 1]):
+                for k in range(3):
+                    if faces[around[n], k] == v and faces[around[n], (k + 1) % 3] == out:
+                        following = around[n]
+            face = following
+            if face < 0 or face == first or steps > used[v]:
+                break
+        if face != first or steps != used[v]:
+            return False
+    return True
