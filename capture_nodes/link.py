@@ -96,6 +96,7 @@ class Link:
         self._asked_at, self._asked_times = -1e9, 0
         self._reported_at = time.monotonic()
         self._reported: dict[str, Counts] = outbox.counts()
+        self._welcomed_at = 0.0  # on the data socket
         self._take = ""
         self._complained: set[str] = set()
 
@@ -159,6 +160,7 @@ class Link:
 
     def _report(self, now: float) -> None:
         seconds, before, counts = now - self._reported_at, self._reported, self._outbox.counts()
+        served = self._hail[self._data].welcomed and self._welcomed_at <= self._reported_at
         self._reported_at, self._reported = now, counts
         rows = []
         for camera, count in counts.items():
@@ -167,7 +169,7 @@ class Link:
             rows.append(
                 CameraReport(camera, count.captured, count.sent, count.dropped, count.errors, round(taken / seconds, 2))
             )
-            if dropped and self._hail[self._data].welcomed:
+            if dropped and served:  # without a server everything is, which needs no line a second
                 log.warning(
                     "camera %s: %d of %d pictures dropped, as the server takes fewer or this machine is too slow",
                     *(camera, dropped, taken),
@@ -235,6 +237,7 @@ class Link:
                 self._meet(server, now)
                 if self._hail[sock].answered(number) and sock is self._data:
                     self._outbox.forget_credit(now)
+                    self._welcomed_at = now
                     log.info("node %s: the server takes %s", self._node, ", ".join(self._cameras))
             case Refused(text):
                 self._hail[sock].refused(now)
