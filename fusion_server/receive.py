@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgpack
 import zmq
@@ -52,41 +53,6 @@ _SUMMARY_S = 10.0
 _RECORD_REPEAT_S = 0.3
 _SILENCE_S = 3.0
 _MOST_KINDS = 256  # kinds of refusal that are logged one by one; strangers can make up any number of names
-
-
-@dataclass(frozen=True)
-class CameraStatistics:
-    """One camera as the server sees it. Counts are since the server (received, ...) or the node (the rest) started."""
-
-    node: str
-    received: int = 0
-    refused: int = 0
-    fps: float = 0.0  # received over the last two seconds
-    missed: int = 0  # gaps in the sequence: captured, and dropped by the node, lost or refused
-    captured: int = 0  # as the node reports, like the next two
-    dropped: int = 0  # unsent for want of credit
-    errors: int = 0
-    offset_ns: int = 0  # server clock minus node clock
-    offset_sigma_ns: int | None = None  # None before the first frame
-    age_s: float | None = None  # since the last frame; None before the first
-
-
-@dataclass(frozen=True)
-class NodeStatistics:
-    """One node: whether it is there, and the take that it says it records."""
-
-    connected: bool  # welcomed on both sockets and heard of within the last three seconds
-    age_s: float | None  # since the last word on the control socket; None before the first
-    take: str
-
-
-@dataclass(frozen=True)
-class ReceiverStatistics:
-    """Everything at one moment."""
-
-    cameras: dict[str, CameraStatistics]
-    nodes: dict[str, NodeStatistics]
-    refused: dict[str, int]  # by reason
 
 
 @dataclass
@@ -170,23 +136,37 @@ class Receiver:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def record(self, take: str) -> None:
-        """Tell every node that a take of this name begins; the empty name ends it."""
+    def record(self, on: bool, take: str = "take") -> None:
+        """Tell every node that a take of this name begins (on) or ends, until each says that it knows."""
         with self._lock:
-            self._take, self._record_at = take, 0.0
+            self._take, self._record_at = take if on else "", 0.0
 
-    def statistics(self) -> ReceiverStatistics:
-        """Rates and counts of this moment; may be called from any thread."""
+    def statistics(self) -> dict[str, dict[str, Any]]:
+        """Each camera at this moment, as plain values; may be called from any thread.
+
+        node: its node. fps: received over the last two seconds. received, refused, missed (gaps in the sequence:
+        dropped by the node, lost or refused): since the server started. captured, dropped (unsent for want of credit),
+        errors: as the node reports, since it started. offset_ns (server clock minus node clock), offset_sigma_ns and
+        age_s (since the last frame): None before the first frame.
+        """
         now = time.monotonic()
         with self._lock:
-            return ReceiverStatistics(
-                cameras={name: _camera_statistics(camera, now) for name, camera in self._cameras.items()},
-                nodes={
-                    name: NodeStatistics(_connected(node, now), _age(node.seen, now), node.take)
-                    for name, node in self._nodes.items()
-                },
-                refused=dict(self._refused),
-            )
+            return {name: _camera_statistics(camera, now) for name, camera in self._cameras.items()}
+
+    def nodes(self) -> dict[str, dict[str, Any]]:
+        """Each node at this moment, as plain values; may be called from any thread.
+
+        connected: welcomed on both sockets and heard of within three seconds. age_s: since its last word on the control
+        socket, None before the first. take: the take that it says it records, empty when none.
+        """
+        now = time.monotonic()
+        with self._lock:
+            return {name: _node_statistics(node, now) for name, node in self._nodes.items()}
+
+    def refused(self) -> dict[str, int]:
+        """Messages refused since the start, by reason; may be called from any thread."""
+        with self._lock:
+            return dict(self._refused)
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -395,28 +375,29 @@ def _camera_of(head: bytes) -> str | None:
     return fields[4] if isinstance(fields, list) and len(fields) > 4 and is_name(fields[4]) else None
 
 
-def _connected(node: _Node, now: float) -> bool:
-    return node.data and node.control and node.seen is not None and now - node.seen < _SILENCE_S
-
-
 def _age(seen: float | None, now: float) -> float | None:
     return None if seen is None else now - seen
 
 
-def _camera_statistics(camera: _Camera, now: float) -> CameraStatistics:
+def _node_statistics(node: _Node, now: float) -> dict[str, Any]:
+    heard = node.seen is not None and now - node.seen < _SILENCE_S
+    return {"connected": node.data and node.control and heard, "age_s": _age(node.seen, now), "take": node.take}
+
+
+def _camera_statistics(camera: _Camera, now: float) -> dict[str, Any]:
     while camera.arrivals and camera.arrivals[0] < now - _RATE_WINDOW_S:
         camera.arrivals.popleft()
     header, report = camera.header, camera.report
-    return CameraStatistics(
-        node=camera.node,
-        received=camera.received,
-        refused=camera.refused,
-        fps=len(camera.arrivals) / _RATE_WINDOW_S,
-        missed=camera.missed,
-        captured=report.captured if report else 0,
-        dropped=report.dropped if report else 0,
-        errors=report.errors if report else 0,
-        offset_ns=header.offset_ns if header else 0,
-        offset_sigma_ns=header.offset_sigma_ns if header else None,
-        age_s=_age(camera.seen, now),
-    )
+    return {
+        "node": camera.node,
+        "fps": len(camera.arrivals) / _RATE_WINDOW_S,
+        "received": camera.received,
+        "refused": camera.refused,
+        "missed": camera.missed,
+        "captured": report.captured if report else 0,
+        "dropped": report.dropped if report else 0,
+        "errors": report.errors if report else 0,
+        "offset_ns": header.offset_ns if header else None,
+        "offset_sigma_ns": header.offset_sigma_ns if header else None,
+        "age_s": _age(camera.seen, now),
+    }
