@@ -9,7 +9,6 @@ queues only ever add. All times are integer nanoseconds.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from typing import NamedTuple
 
@@ -65,7 +64,13 @@ class ClockFilter:
         return True
 
     def _sigma(self, best: Exchange) -> int:
-        """Uniform within rtt / 2 of the best exchange, and the typical distance of the other good ones from it."""
-        good = sorted(self._exchanges)[: (len(self._exchanges) + 1) // 2]
-        spread = statistics.median(abs(one.offset_ns - best.offset_ns) for one in good)
+        """Uniform within rtt / 2 of the best exchange, and how far the others are from it.
+
+        Of an exchange that took longer by x, a distance of x / 2 is explained by a queue on one way; the rest of it
+        (clocks that drift, timestamps that jitter) is not, and counts.
+        """
+        total = 0.0
+        for rtt, offset, _ in self._exchanges:
+            total += max(0.0, abs(offset - best.offset_ns) - (rtt - best.rtt_ns) / 2) ** 2
+        spread = math.sqrt(total / len(self._exchanges))
         return max(1, round(math.hypot(best.rtt_ns / 2 / math.sqrt(3), spread)))
