@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,8 @@ def load_calibration(path: str | Path) -> Calibration:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise CalibrationError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise CalibrationError(f"{path}: not JSON that can be read ({error})") from None
     return parse_calibration(data, str(path))
 
 
@@ -141,7 +144,7 @@ def parse_calibration(data: Any, where: str = "cameras.json") -> Calibration:
     """Check the JSON value of a calibration. Raises CalibrationError naming e.g. ``cameras[3].K``."""
     if not isinstance(data, dict):
         raise CalibrationError(f"{where}: must be an object with 'version' and 'cameras'")
-    if data.get("version") != VERSION:
+    if type(data.get("version")) is not int or data["version"] != VERSION:
         raise CalibrationError(f"{where}: version is {data.get('version')!r}; this headstream reads version {VERSION}")
     entries = data.get("cameras")
     if not isinstance(entries, list) or not entries:
@@ -162,7 +165,7 @@ def _parse_camera(entry: Any, where: str) -> Camera:
     if missing:
         raise CalibrationError(f"{where}: {', '.join(missing)} missing")
     name = entry["name"]
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+    if not isinstance(name, str) or not _can_name_a_file(name):
         raise CalibrationError(f"{where}.name: {name!r}; must be a word that can name a file")
     for key in ("width", "height"):
         value = entry[key]
@@ -194,20 +197,28 @@ def _parse_groups(data: Any, names: set[str], where: str) -> dict[str, tuple[str
         if not isinstance(members, list):
             raise CalibrationError(f"{where}: groups.{group}: must be a list of camera names")
         for member in members:
-            if member not in names:
+            if not isinstance(member, str) or member not in names:
                 raise CalibrationError(f"{where}: groups.{group}: no camera {member!r}")
         groups[group] = tuple(members)
     return groups
 
 
+def _can_name_a_file(name: str) -> bool:
+    return name.isprintable() and name == name.strip() != "" and not name.startswith(".") and not set(name) & set("/\\")
+
+
 def _array(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
     want = "x".join(map(str, shape))
+    entries = np.array(value, dtype=object)  # as they are: numpy would make numbers of "1" and true
+    if entries.shape != shape:
+        got = "x".join(map(str, entries.shape)) or "a single value"
+        raise CalibrationError(f"{where}: is {got}; must be {want} numbers")
+    if not all(isinstance(entry, Real) and not isinstance(entry, bool) for entry in entries.flat):
+        raise CalibrationError(f"{where}: must be {want} numbers")
     try:
-        array = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise CalibrationError(f"{where}: must be {want} numbers") from None
-    if array.shape != shape:
-        raise CalibrationError(f"{where}: is {'x'.join(map(str, array.shape))}; must be {want} numbers")
+        array = entries.astype(np.float64)
+    except OverflowError:
+        array = np.full(shape, np.inf)
     if not np.isfinite(array).all():
         raise CalibrationError(f"{where}: must be finite numbers")
     array.setflags(write=False)

@@ -52,8 +52,8 @@ class CaptureFolder:
         """Frame indices as they stand on disk (``000``, ``000017``), in order."""
         if not (self.root / "frames").is_dir():
             return ()
-        names = [path.name for path in (self.root / "frames").iterdir() if path.is_dir() and path.name.isdigit()]
-        return tuple(sorted(names, key=int))
+        names = [path.name for path in (self.root / "frames").iterdir() if path.is_dir()]
+        return tuple(sorted((n for n in names if n.isascii() and n.isdigit()), key=lambda n: (int(n), n)))
 
     @cached_property
     def info(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class CaptureFolder:
             return {}
         try:
             info = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CaptureError(f"{path}: cannot be read ({error})") from None
         if not isinstance(info, dict):
             raise CaptureError(f"{path}: must be an object")
@@ -71,8 +71,11 @@ class CaptureFolder:
 
     @property
     def fps(self) -> float:
-        """Frames a second that the capture was made at; 30 where it does not say."""
-        return float(self.info.get("fps", 30.0))
+        """Frames a second that the capture was made at; 30 where it does not say. Raises CaptureError."""
+        fps = self.info.get("fps", 30.0)
+        if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps <= 1000:
+            raise CaptureError(f"{self.root / 'capture.json'}: fps: {fps!r}; must be a number above 0, at most 1000")
+        return float(fps)
 
     def jpeg(self, frame: str, camera: str) -> Path:
         """Path of one picture."""
