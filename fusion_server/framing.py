@@ -38,6 +38,20 @@ class Window:
         """The window's pixels, ``size`` x ``size``."""
         return crop_image(image, self.x0, self.y0, self.side, size)
 
+    def inside(self, camera: Camera, size: int) -> np.ndarray | None:
+        """Which pixels of the window lie in the picture; None when all do.  # S,S bool"""
+        if (
+            self.x0 >= 0
+            and self.y0 >= 0
+            and self.x0 + self.side <= camera.width
+            and self.y0 + self.side <= camera.height
+        ):
+            return None
+        centers = (np.arange(size) + 0.5) * self.side / size
+        columns = (self.x0 + centers >= 0) & (self.x0 + centers <= camera.width)
+        rows = (self.y0 + centers >= 0) & (self.y0 + centers <= camera.height)
+        return rows[:, None] & columns
+
     def onto_picture(self, values: np.ndarray, camera: Camera) -> np.ndarray:
         """A map (S, S[, C]) of the window, resampled where it lies in the picture; zeros elsewhere.  # H,W[,C]"""
         scale = values.shape[0] / self.side

@@ -86,6 +86,7 @@ class Reconstructor:
                 mask=prediction.mask[i],
                 image=fine[i],
                 image_camera=windows[name].camera(self._pinhole[name], FINE * self._engine.size),
+                valid=windows[name].inside(self._pinhole[name], self._engine.size),
             )
             for i, name in enumerate(names)
         )
@@ -102,7 +103,10 @@ class Reconstructor:
         self._vertices = None if "lost" in surface.quality.flags else surface.vertices
         return surface
 
-    def _predict(self, flat: Mapping[str, np.ndarray], windows: Mapping[str, Window]):
+    def _predict(
+        self, flat: Mapping[str, np.ndarray], windows: Mapping[str, Window]
+    ) -> tuple[np.ndarray, list[np.ndarray], NormalPrediction, list[Camera]]:
+        """The network's pictures, the finer ones, what it says of them, and the windows' cameras."""
         size = self._engine.size
         fine = [window.picture(flat[name], FINE * size) for name, window in windows.items()]
         images = np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in fine])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
+from scipy import sparse
 
 from protocol.errors import HeadstreamError
 
@@ -59,8 +60,6 @@ def loop_subdivide(mesh: Mesh, times: int = 1) -> Mesh:
 
 
 def _loop_once(mesh: Mesh) -> Mesh:
-    from scipy import sparse
-
     weights, faces = loop_matrix(mesh.faces, len(mesh.vertices))
     uv = None
     if mesh.uv is not None:
@@ -73,13 +72,11 @@ def _loop_once(mesh: Mesh) -> Mesh:
     return Mesh(weights @ mesh.vertices, faces, uv)
 
 
-def loop_matrix(faces: np.ndarray, count: int):
+def loop_matrix(faces: np.ndarray, count: int) -> tuple[sparse.csr_matrix, np.ndarray]:
     """One step of Loop subdivision as a sparse matrix (P', P) and the new faces (4F, 3).
 
     The matrix is the same for every pose of a mesh, so an animation subdivides by one product a frame.
     """
-    from scipy import sparse
-
     directed = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])  # 3F,2
     opposite = np.concatenate([faces[:, 2], faces[:, 0], faces[:, 1]])  # 3F
     pairs, inverse, sides = np.unique(np.sort(directed, axis=1), axis=0, return_inverse=True, return_counts=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import cv2
 import numpy as np
 
 from fusion_server.takes import TakeReader
-from geometry.measure import SurfaceIndex, angles_degrees
-from geometry.mesh import Mesh, read_ply, vertex_normals
+from geometry.measure import SurfaceIndex, normal_error_degrees
+from geometry.mesh import Mesh, face_normals, read_ply, vertex_normals
 from launch.truth import true_mesh
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
@@ -68,11 +69,11 @@ def table(scores: dict[str, Any]) -> str:
 def _meshes(result: Path) -> Iterator[Scored]:
     if (result / "mesh").is_dir():
         for path in sorted((result / "mesh").glob("*.ply")):
-            yield Scored(path.stem, lambda path=path: read_ply(path))
+            yield Scored(path.stem, partial(read_ply, path))
         return
     take = TakeReader(result)
     for mesh in take.meshes():
-        yield Scored(str(mesh.index), lambda mesh=mesh: Mesh(mesh.vertices, take.topologies[mesh.topology].faces))
+        yield Scored(str(mesh.index), partial(Mesh, mesh.vertices, take.topologies[mesh.topology].faces))
 
 
 def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Callable[[int, int], None]) -> dict:
@@ -81,12 +82,12 @@ def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Calla
         ours = item.mesh()
         truth = true_mesh(folder, _position(item.frame, folder))
         chosen = np.linspace(0, len(ours.vertices) - 1, min(POINTS, len(ours.vertices))).astype(int)
-        index = SurfaceIndex(truth)
-        distances = 1e3 * index.distances(ours.vertices[chosen])
-        medians.append(float(np.median(distances)))
-        tails.append(float(np.percentile(distances, 95)))
-        true_normals = index.normals(ours.vertices[chosen])
-        normals.append(float(angles_degrees(vertex_normals(ours.vertices, ours.faces)[chosen], true_normals).mean()))
+        _, distances, faces = SurfaceIndex(truth).closest(ours.vertices[chosen])
+        medians.append(1e3 * float(np.median(distances)))
+        tails.append(1e3 * float(np.percentile(distances, 95)))
+        true_normals = face_normals(truth.vertices, truth.faces)[0][faces]
+        our_normals = vertex_normals(ours.vertices, ours.faces)[chosen]
+        normals.append(float(normal_error_degrees(our_normals, true_normals, np.ones(len(chosen), bool)).mean()))
         progress(done, len(scored))
     return {
         "surface_median_mm": float(np.mean(medians)),
@@ -128,7 +129,7 @@ def _normals(result: Path, folder: CaptureFolder) -> dict[str, float]:
             normal, mask, true = ours["normal"].astype(np.float32), ours["mask"], truth["normal"].astype(np.float32)
         true_mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 127
         both = mask & true_mask
-        angles.append(angles_degrees(normal[both], true[both]))
+        angles.append(normal_error_degrees(normal, true, both))
         overlaps.append(both.sum() / max((mask | true_mask).sum(), 1))
     if not angles:
         return {}

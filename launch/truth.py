@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusion_server.pipeline import Result, Slot
-from geometry.measure import SurfaceIndex, angles_degrees
+from geometry.measure import SurfaceIndex, normal_error_degrees
 from geometry.mesh import Mesh, read_ply, vertex_normals
 from geometry.rasterize import make_rasterizer
 from protocol.capture_folder import CaptureFolder
@@ -77,9 +77,7 @@ class TruthMonitor:
 
     def _measure(self, result: Result) -> TruthSample:
         truth = true_mesh(self._capture, result.index)
-        vertices = result.surface.vertices
-        chosen = vertices[np.linspace(0, len(vertices) - 1, min(SAMPLES, len(vertices))).astype(int)]
-        distances = 1e3 * SurfaceIndex(truth).distances(chosen)
+        distances = 1e3 * SurfaceIndex(truth).distances(result.surface.vertices, limit=SAMPLES)
         return TruthSample(
             result.index,
             float(np.median(distances)),
@@ -92,12 +90,10 @@ class TruthMonitor:
         raster = self._rasterizer.rasterize(truth.vertices, truth.faces, observation.cameras)
         world = raster.interpolate(truth.faces, vertex_normals(truth.vertices, truth.faces))  # V,S,S,3
         both = (raster.face >= 0) & (observation.prediction.mask > 0.5)
-        angles = []
-        for i, camera in enumerate(observation.cameras):
-            true = world[i][both[i]] @ camera.R.T
-            angles.append(angles_degrees(true, observation.prediction.normal[i][both[i]]))
-        together = np.concatenate(angles)
-        return float(together.mean()) if len(together) else float("nan")
+        rotations = np.stack([camera.R for camera in observation.cameras])
+        true = np.einsum("vij,vhwj->vhwi", rotations, world)
+        angles = normal_error_degrees(observation.prediction.normal, true, both)
+        return float(angles.mean()) if len(angles) else float("nan")
 
 
 def true_mesh(capture: CaptureFolder, index: int) -> Mesh:

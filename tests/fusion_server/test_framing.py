@@ -81,3 +81,9 @@ def test_a_head_cut_by_the_picture_s_border_does_not_make_the_window_hunt(camera
     window = around_points(head, camera)
     assert window.x0 >= 0 and window.x0 + window.side <= camera.width
     assert follow(window, head, camera) is window
+
+
+def test_what_lies_beyond_the_picture_is_known_as_such(camera):
+    assert Window(10, 10, 400).inside(camera, 64) is None
+    inside = whole(camera).inside(camera, 256)  # 640 x 480 in a square of 640
+    assert inside[:, 0].sum() == 192 and inside[32:224].all() and not inside[:32].any() and not inside[224:].any()
