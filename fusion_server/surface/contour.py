@@ -1,0 +1,171 @@
+"""Rows that pull the mesh's outline onto the outline of the masks.
+
+On an edge whose ends look to different sides of a camera lies a point of the mesh's contour (Hertzmann's smooth
+silhouettes). Where it is the outermost one, it belongs on the mask's outline. Vertices that stand clearly outside a
+mask are pulled in as well, contour or not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from fusion_server.surface.base import Rig
+from fusion_server.surface.silhouette import Silhouettes
+from fusion_server.surface.solve import Shape, Topology
+
+_OUTWARD = 2.0  # pixels beyond a contour point at which an outermost one sees no more mesh
+_OUTSIDE = 1.5  # pixels outside a mask that a vertex may stand before it is pulled in
+
+
+@dataclass(frozen=True, eq=False)
+class ContourRows:
+    """Points on edges that should move, each by one row (``System.add_edge_points``).
+
+    edge (n,) int32; share (n,) where on the edge, 0 at its first end; gradient (n, 3) unit-less direction in the world
+    along which the signed distance grows metre by metre; want (n,) metres to move along it; weight (n,) in 1/m^2.
+    """
+
+    edge: np.ndarray
+    share: np.ndarray
+    gradient: np.ndarray
+    want: np.ndarray
+    weight: np.ndarray
+
+
+def contour_rows(
+    shape: Shape,
+    topology: Topology,
+    face: np.ndarray,
+    rig: Rig,
+    outlines: Silhouettes,
+    gate: float,
+    sigma: float,
+    scale: float,
+) -> ContourRows:
+    """Find contour points of all views and what the masks say of them.
+
+    face (V, H, W) from the rasteriser; gate in pixels: a contour point further from the outline is not its own; sigma
+    in metres; scale in metres: residuals beyond it lose weight (Cauchy).
+    """
+    room = max(len(topology.edges) // 4, 64)
+    views = len(rig.focal)
+    edge = np.empty((views, room), np.int32)
+    data = np.empty((views, room, 6))
+    count = np.zeros(views, np.int64)
+    _contours(
+        shape.vertices, shape.normals, topology.edges, topology.start, topology.link, face, rig.matrix, rig.rotation,
+        rig.center, rig.focal, outlines.distance, outlines.known, outlines.blind, gate, sigma, scale, edge, data, count,
+    )  # fmt: skip
+    picked = np.arange(room) < count[:, None]
+    edge, data = edge[picked], data[picked]
+    return ContourRows(edge, data[:, 0], data[:, 1:4], data[:, 4], data[:, 5])
+
+
+def add_contours(system, shape: Shape, topology: Topology, rows: ContourRows) -> None:
+    """Put the rows into a system of displacements along vertex normals."""
+    i, j = topology.edges[rows.edge].T
+    first = (1 - rows.share) * (rows.gradient * shape.normals[i]).sum(1)
+    second = rows.share * (rows.gradient * shape.normals[j]).sum(1)
+    system.add_edge_points(rows.edge, first, second, rows.want, rows.weight)
+
+
+@numba.njit(cache=True, nogil=True)
+def _bilinear(image, x, y):
+    x0, y0 = min(int(x), image.shape[1] - 2), min(int(y), image.shape[0] - 2)
+    fx, fy = x - x0, y - y0
+    upper = image[y0, x0] + fx * (image[y0, x0 + 1] - image[y0, x0])
+    lower = image[y0 + 1, x0] + fx * (image[y0 + 1, x0 + 1] - image[y0 + 1, x0])
+    return upper + fy * (lower - upper)
+
+
+@numba.njit(cache=True, nogil=True)
+def _row(p0, p1, p2, m, r, focal, distance, known, limit, sigma, scale, out):
+    """One point against one outline: fills gradient, want and weight, returns (ok, pixel x, pixel y, distance)."""
+    w = m[2, 0] * p0 + m[2, 1] * p1 + m[2, 2] * p2 + m[2, 3]
+    if w < 0.01:
+        return False, 0.0, 0.0, 0.0
+    x = (m[0, 0] * p0 + m[0, 1] * p1 + m[0, 2] * p2 + m[0, 3]) / w
+    y = (m[1, 0] * p0 + m[1, 1] * p1 + m[1, 2] * p2 + m[1, 3]) / w
+    if x < known[0] + 1.5 or y < known[1] + 1.5 or x > known[2] - 1.5 or y > known[3] - 1.5:
+        return False, x, y, 0.0
+    s = _bilinear(distance, x, y)
+    if abs(s) > limit:
+        return False, x, y, s
+    gx = 0.5 * (_bilinear(distance, x + 1.0, y) - _bilinear(distance, x - 1.0, y))
+    gy = 0.5 * (_bilinear(distance, x, y + 1.0) - _bilinear(distance, x, y - 1.0))
+    size = np.sqrt(gx * gx + gy * gy)
+    if size < 0.3:
+        return False, x, y, s
+    gx, gy = gx / size, gy / size
+    s /= min(max(size, 0.7), 1.4)  # a mask softer than thought has a distance that grows slower than a pixel a pixel
+    metre = w / focal
+    # d pixel / d point = (rows 0, 1 of matrix - pixel * row 2) / w, times metres a pixel
+    for axis in range(3):
+        out[axis] = (gx * (m[0, axis] - x * m[2, axis]) + gy * (m[1, axis] - y * m[2, axis])) / focal
+    out[3] = -s * metre
+    out[4] = 1.0 / (sigma * sigma * (1.0 + (s * metre / scale) ** 2))
+    return True, x, y, s
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _contours(
+    x, normals, edges, start, link, face, matrix, rotation, center, focal, distance, known, blind, gate, sigma, scale,
+    edge_out, data_out, count,
+):  # fmt: skip
+    for v in numba.prange(matrix.shape[0]):
+        if blind[v]:
+            continue
+        side = np.empty(x.shape[0])
+        for i in range(x.shape[0]):
+            side[i] = (
+                normals[i, 0] * (center[v, 0] - x[i, 0])
+                + normals[i, 1] * (center[v, 1] - x[i, 1])
+                + normals[i, 2] * (center[v, 2] - x[i, 2])
+            )
+        found = 0
+        out = np.empty(5)
+        for e in range(edges.shape[0]):
+            i, j = edges[e]
+            if (side[i] > 0.0) == (side[j] > 0.0) or found >= edge_out.shape[1]:
+                continue
+            share = side[i] / (side[i] - side[j])
+            p0 = x[i, 0] + share * (x[j, 0] - x[i, 0])
+            p1 = x[i, 1] + share * (x[j, 1] - x[i, 1])
+            p2 = x[i, 2] + share * (x[j, 2] - x[i, 2])
+            ok, px, py, _ = _row(
+                p0, p1, p2, matrix[v], rotation[v], focal[v], distance[v], known[v], gate, sigma, scale, out
+            )
+            if not ok:
+                continue
+            n0 = normals[i, 0] + share * (normals[j, 0] - normals[i, 0])
+            n1 = normals[i, 1] + share * (normals[j, 1] - normals[i, 1])
+            n2 = normals[i, 2] + share * (normals[j, 2] - normals[i, 2])
+            ox = rotation[v, 0, 0] * n0 + rotation[v, 0, 1] * n1 + rotation[v, 0, 2] * n2
+            oy = rotation[v, 1, 0] * n0 + rotation[v, 1, 1] * n1 + rotation[v, 1, 2] * n2
+            size = max(np.sqrt(ox * ox + oy * oy), 1e-9)
+            qx, qy = int(np.rint(px + _OUTWARD * ox / size)), int(np.rint(py + _OUTWARD * oy / size))
+            if 0 <= qx < face.shape[2] and 0 <= qy < face.shape[1] and face[v, qy, qx] >= 0:
+                continue
+            edge_out[v, found] = e
+            data_out[v, found, 0] = share
+            data_out[v, found, 1:6] = out
+            found += 1
+        for i in range(x.shape[0]):
+            if found >= edge_out.shape[1]:
+                break
+            ok, px, py, s = _row(
+                x[i, 0], x[i, 1], x[i, 2], matrix[v], rotation[v], focal[v], distance[v], known[v], 2.0 * gate, sigma,
+                scale, out,
+            )  # fmt: skip
+            if not ok or s > -_OUTSIDE:
+                continue
+            e = link[start[i]]
+            edge_out[v, found] = e
+            data_out[v, found, 0] = 0.0 if edges[e, 0] == i else 1.0
+            data_out[v, found, 1:6] = out
+            data_out[v, found, 5] *= 0.25
+            found += 1
+        count[v] = found

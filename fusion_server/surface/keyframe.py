@@ -1,0 +1,58 @@
+"""A surface from nothing: hull, then refinement with remeshing, then a texture atlas."""
+
+from __future__ import annotations
+
+import numpy as np
+import xatlas
+
+from fusion_server.surface.base import SurfaceSettings
+from fusion_server.surface.hull import visual_hull
+from fusion_server.surface.refine import Clock, Observation, Step, refine
+from fusion_server.surface.solve import Topology
+from geometry.mesh import Mesh
+from geometry.rasterize.base import Rasterizer
+from geometry.remesh import edge_length_for, remesh
+
+# Gates close and photometry looks less far as the surface settles.
+_FAR = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, step=0.5e-3)
+_NEAR = Step(gate=8.0, scale=4e-3, relax=0.3, reach=2e-3, step=0.5e-3)
+_CLOSE = Step(gate=4.0, scale=2e-3, relax=0.3, reach=1e-3)
+
+
+def make_keyframe(
+    observation: Observation, rasterizer: Rasterizer, settings: SurfaceSettings, clock: Clock
+) -> tuple[Mesh, int]:
+    """An even, closed mesh of about ``settings.vertices`` vertices, and the number of iterations it took.
+
+    Raises SurfaceError when the masks make no hull.
+    """
+    hull = visual_hull(observation.cameras, observation.outlines, settings.hull_cells)
+    clock.lap("hull")
+    coarse = max(settings.vertices // 3, 500)
+    iterations = 0
+    mesh = hull
+    for vertices, steps in (
+        (coarse, [_FAR] * 4 + [_NEAR] * 3),
+        (settings.vertices, [_NEAR] * 2 + [_CLOSE] * max(settings.keyframe_iterations - 6, 1)),
+        (settings.vertices, [_CLOSE] * 4),
+    ):
+        mesh = remesh(mesh, edge_length_for(mesh, vertices), rounds=4)
+        clock.lap("remesh")
+        topology = Topology.of(mesh.faces, len(mesh.vertices))
+        points = mesh.vertices
+        for step in steps:
+            points = refine(points, topology, observation, rasterizer, step, settings, clock)
+        iterations += len(steps)
+        mesh = Mesh(points, mesh.faces)
+    return mesh, iterations
+
+
+def unwrap(mesh: Mesh) -> np.ndarray:
+    """Texture coordinates of the corners of faces (F, 3, 2), 0 to 1, charts packed without overlap."""
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
+    charts = xatlas.ChartOptions()
+    charts.max_iterations = 1
+    atlas.generate(chart_options=charts)
+    _, corners, uv = atlas[0]
+    return uv[corners].astype(np.float32)

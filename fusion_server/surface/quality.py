@@ -1,0 +1,88 @@
+"""How well a surface explains its frame, and whether the track is lost."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusion_server.surface.base import Quality
+from fusion_server.surface.refine import Observation, fuse
+from fusion_server.surface.solve import Shape, Topology
+from geometry.rasterize.base import Raster, Rasterizer
+
+_LOST_OVERLAP = 0.12  # below the keyframe's overlap: the surface is elsewhere
+_LOST_ANGLE = 20.0  # degrees above the keyframe's residual
+_WORST_KEYFRAME = 0.6  # overlap below which not even a keyframe is trusted
+_FOLDED = 0.02  # of the faces; more is no skin
+_UNCERTAIN = 0.5  # confidence below which a frame is marked
+
+
+def check(
+    vertices: np.ndarray,
+    topology: Topology,
+    observation: Observation,
+    rasterizer: Rasterizer,
+    names: tuple[str, ...],
+    reference: Quality | None,
+) -> Quality:
+    """Compare a surface with its observation (the coarser one will do).
+
+    reference: the keyframe's quality. Its overlap and residual are what this subject, these masks and these normals
+    allow (a neck that the pictures cut never overlaps fully); None when this is the keyframe.
+    """
+    shape = Shape.of(vertices, topology)
+    raster = rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras)
+    overlap, per_view = _overlap(raster, observation)
+    residual = _residual(shape, raster, observation)
+    corner_normal = shape.normals[topology.faces].sum(1)
+    inverted = int(((corner_normal * shape.face_normals).sum(1) < 0).sum())
+    best_overlap = reference.silhouette_iou if reference else max(overlap, 0.95)
+    best_residual = reference.normal_residual_deg if reference else 0.0
+    confidence = (
+        _ramp(overlap, best_overlap - 1.5 * _LOST_OVERLAP, best_overlap - 0.02)
+        * _ramp(-residual, -(best_residual + 1.2 * _LOST_ANGLE), -(best_residual + 4.0))
+        * _ramp(-inverted, -2 * _FOLDED * len(topology.faces), -0.1 * _FOLDED * len(topology.faces))
+    )
+    lost = overlap < max(best_overlap - _LOST_OVERLAP, _WORST_KEYFRAME) if reference else overlap < _WORST_KEYFRAME
+    lost = lost or residual > best_residual + _LOST_ANGLE + (20.0 if reference is None else 0.0)
+    flags = []
+    if lost:
+        flags.append("lost")
+    elif confidence < _UNCERTAIN:
+        flags.append("uncertain")
+    if inverted > _FOLDED * len(topology.faces):
+        flags.append("inverted")
+    for name, blind, value in zip(names, observation.outlines.blind, per_view, strict=True):
+        if blind:
+            flags.append(f"blind:{name}")
+        elif not lost and value < overlap - 0.15:
+            flags.append(f"disagrees:{name}")
+    return Quality(overlap, residual, inverted, float(confidence), tuple(flags))
+
+
+def _overlap(raster: Raster, observation: Observation) -> tuple[float, np.ndarray]:
+    """Intersection over union of rendered and observed masks where they are known: of all views, and of each."""
+    outlines = observation.outlines
+    views, height, width = raster.face.shape
+    x, y = np.arange(width), np.arange(height)
+    known = outlines.known[:, :, None]
+    within = ((y >= known[:, 1]) & (y <= known[:, 3]))[:, :, None] & ((x >= known[:, 0]) & (x <= known[:, 2]))[:, None]
+    within &= ~outlines.blind[:, None, None]
+    seen = raster.face >= 0
+    both = (seen & outlines.inside & within).reshape(views, -1).sum(1)
+    either = ((seen | outlines.inside) & within).reshape(views, -1).sum(1)
+    return float(both.sum() / max(either.sum(), 1)), both / np.maximum(either, 1)
+
+
+def _residual(shape: Shape, raster: Raster, observation: Observation) -> float:
+    """Median angle between the faces and their fused normals, by area, degrees; 180 when nothing was seen."""
+    fused = fuse(shape, raster, observation)
+    if not fused.weight.any():
+        return 180.0
+    cosine = np.clip((fused.normal * shape.face_normals).sum(1), -1, 1)
+    order = np.argsort(cosine)[::-1]
+    total = np.cumsum(np.where(fused.weight > 0, shape.areas, 0)[order])
+    return float(np.degrees(np.arccos(cosine[order[np.searchsorted(total, total[-1] / 2)]])))
+
+
+def _ramp(value: float, low: float, high: float) -> float:
+    return float(np.clip((value - low) / (high - low), 0, 1))

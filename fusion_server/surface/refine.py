@@ -1,0 +1,174 @@
+"""One iteration: rasterise, fuse, gather rows, solve, move. The same for keyframes and warm frames."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fusion_server.surface.base import Rig, SurfaceError, SurfaceSettings, View
+from fusion_server.surface.contour import add_contours, contour_rows
+from fusion_server.surface.fuse import Fused, fuse_normals
+from fusion_server.surface.photometric import Pictures, photometric_positions, pictures
+from fusion_server.surface.silhouette import Silhouettes, silhouettes
+from fusion_server.surface.solve import Shape, System, Topology, relaxed
+from geometry.rasterize.base import Raster, Rasterizer
+from protocol.calibration import Camera
+
+_MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
+_DAMPING = 3e-3  # metres
+_LONGEST = 6e-3  # metres a vertex may move in one iteration
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """All views of one frame, stacked for the kernels."""
+
+    cameras: tuple[Camera, ...]
+    rig: Rig
+    intrinsics: np.ndarray  # V,4 fx fy cx cy
+    normal: np.ndarray  # V,H,W,3 float32
+    trust: np.ndarray  # V,H,W float32, mean 1 over the masks
+    outlines: Silhouettes
+    pictures: Pictures | None
+    middle: np.ndarray  # 3, roughly where the subject is
+
+    def coarser(self) -> Observation:
+        """Every second pixel of the maps, for decisions and rigid motion; without pictures."""
+        o = self.outlines
+        outlines = Silhouettes(
+            np.ascontiguousarray(o.inside[:, ::2, ::2]), o.distance[:, ::2, ::2] / 2, o.known // 2, o.blind
+        )
+        cameras = tuple(_halved(camera) for camera in self.cameras)
+        return Observation(
+            cameras,
+            Rig.of(cameras),
+            self.intrinsics / 2,
+            np.ascontiguousarray(self.normal[:, ::2, ::2]),
+            np.ascontiguousarray(self.trust[:, ::2, ::2]),
+            outlines,
+            None,
+            self.middle,
+        )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one iteration does. gate: pixels. scale: metres, of the contours' robust weight. reach and step: metres,
+    heights that photometry looks at; no reach, no photometry. relax: share of the tangential step."""
+
+    gate: float
+    scale: float
+    relax: float
+    reach: float = 0.0
+    step: float = 0.25e-3
+    solver_steps: int = 30
+
+
+@dataclass(eq=False)
+class Clock:
+    """Seconds spent per stage, added up."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap on a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def observe(views: Sequence[View], photometric: bool) -> Observation:
+    """Stack the views and clean their masks. Raises SurfaceError when their maps differ in size or none sees a thing."""
+    if not views:
+        raise SurfaceError("no views: a surface needs at least two")
+    shapes = {view.mask.shape for view in views} | {view.normal.shape[:2] for view in views}
+    if len(shapes) != 1:
+        raise SurfaceError(f"the views' maps differ in size ({', '.join(f'{h}x{w}' for h, w in sorted(shapes))})")
+    outlines = silhouettes(views)
+    if outlines.blind.all():
+        raise SurfaceError("no subject in any view: every mask is empty")
+    cameras = tuple(view.camera for view in views)
+    rig = Rig.of(cameras)
+    middle = _middle(cameras, outlines)
+    K = np.stack([camera.K for camera in cameras])
+    trust = np.stack([view.confidence for view in views]).astype(np.float32)
+    mean = float(trust[outlines.inside].mean()) if outlines.inside.any() else 0.0
+    trust = np.clip(trust / mean, 0, 4) if mean > 0 else np.ones_like(trust)
+    return Observation(
+        cameras,
+        rig,
+        np.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], 1),
+        np.stack([view.normal for view in views]).astype(np.float32, copy=False),
+        trust,
+        outlines,
+        pictures(views, middle) if photometric else None,
+        middle,
+    )
+
+
+def refine(
+    vertices: np.ndarray,
+    topology: Topology,
+    observation: Observation,
+    rasterizer: Rasterizer,
+    step: Step,
+    settings: SurfaceSettings,
+    clock: Clock,
+) -> np.ndarray:
+    """One iteration of displacement along normals and tangential relaxation.  # P,3"""
+    shape = Shape.of(vertices, topology)
+    raster = rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras)
+    clock.lap("rasterize")
+    fused = fuse(shape, raster, observation)
+    clock.lap("fuse")
+    system = System(topology)
+    system.add_normals(shape, fused.normal, fused.weight / settings.sigma_normal**2)
+    clock.lap("assemble")
+    rows = contour_rows(
+        shape, topology, raster.face, observation.rig, observation.outlines, step.gate, settings.sigma_silhouette, step.scale
+    )
+    add_contours(system, shape, topology, rows)
+    clock.lap("contour")
+    if step.reach > 0 and observation.pictures is not None:
+        found = photometric_positions(
+            shape, topology, observation.pictures, observation.rig, raster.depth, step.reach, step.step
+        )
+        system.add_points(found.want, found.score / settings.sigma_photometric**2)
+        clock.lap("photometric")
+    system.add_membrane((_MEMBRANE / shape.edge) ** 2, 1 / _DAMPING**2)
+    move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
+    moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
+    vertices = relaxed(moved, topology, step.relax)
+    clock.lap("solve")
+    return vertices
+
+
+def fuse(shape: Shape, raster: Raster, observation: Observation) -> Fused:
+    """The observed normals on the faces that the rasteriser saw."""
+    o = observation
+    return fuse_normals(shape, raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
+
+
+def _halved(camera: Camera) -> Camera:
+    K = camera.K.copy()
+    K[:2] /= 2  # pixel centres are at integers, so every second one is the first one's coordinate halved
+    return replace(camera, K=K, width=-(-camera.width // 2), height=-(-camera.height // 2))
+
+
+def _middle(cameras: Sequence[Camera], outlines: Silhouettes) -> np.ndarray:
+    """Roughly where the subject is: the point nearest to the rays through the middles of the masks.  # 3"""
+    system, right = np.zeros((3, 3)), np.zeros(3)
+    for camera, inside, blind in zip(cameras, outlines.inside, outlines.blind, strict=True):
+        if blind:
+            continue
+        y, x = np.nonzero(inside)
+        ray = camera.R.T @ np.linalg.solve(camera.K, [x.mean(), y.mean(), 1.0])
+        ray /= np.linalg.norm(ray)
+        away = np.eye(3) - np.outer(ray, ray)
+        system += away
+        right += away @ camera.center
+    return np.linalg.lstsq(system, right, rcond=None)[0]

@@ -1,0 +1,227 @@
+"""One scalar per vertex: how far it moves along its normal. Rows are gathered into normal equations whose pattern is
+the mesh's own edges, so a matrix is one number a vertex and one an edge, and solved by conjugate gradients.
+
+Two unknowns that meet in a row always share an edge, whatever the row says; that is why scalars and rows along edges
+are all that is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from geometry.mesh import edges
+
+
+@dataclass(frozen=True, eq=False)
+class Topology:
+    """A mesh's faces with what the solver wants to know of them, made once.
+
+    faces (F, 3) int32; edges (E, 2) int32; face_edges (F, 3) int32, edge k joins corners k and k + 1; neighbours of
+    vertex v are ``neighbour[start[v]:start[v + 1]]`` across edges ``link[...]``.
+    """
+
+    faces: np.ndarray
+    edges: np.ndarray
+    face_edges: np.ndarray
+    start: np.ndarray
+    neighbour: np.ndarray
+    link: np.ndarray
+
+    @classmethod
+    def of(cls, faces: np.ndarray, vertices: int) -> Topology:
+        """Index the faces of a mesh of ``vertices`` vertices."""
+        faces = np.ascontiguousarray(faces, dtype=np.int32)
+        pairs = edges(faces)
+        key = pairs[:, 0].astype(np.int64) * vertices + pairs[:, 1]
+        sides = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], -1).astype(np.int64), axis=-1)  # F,3,2
+        face_edges = np.searchsorted(key, sides[..., 0] * vertices + sides[..., 1])
+        ends = np.concatenate([pairs[:, 0], pairs[:, 1]])
+        order = np.argsort(ends, kind="stable")
+        start = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=vertices))])
+        neighbour = np.concatenate([pairs[:, 1], pairs[:, 0]])[order]
+        link = np.tile(np.arange(len(pairs)), 2)[order]
+        as32 = [np.ascontiguousarray(a, dtype=np.int32) for a in (pairs, face_edges, start, neighbour, link)]
+        return cls(faces, *as32)
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """Where the vertices are, and what follows from it."""
+
+    vertices: np.ndarray  # P,3
+    normals: np.ndarray  # P,3 unit
+    face_normals: np.ndarray  # F,3 unit
+    areas: np.ndarray  # F
+    edge: float  # mean edge length, metres
+
+    @classmethod
+    def of(cls, vertices: np.ndarray, topology: Topology) -> Shape:
+        """Normals and areas of a pose."""
+        vertices = np.ascontiguousarray(vertices, dtype=np.float64)
+        normals = np.zeros_like(vertices)
+        face_normals = np.empty((len(topology.faces), 3))
+        areas = np.empty(len(topology.faces))
+        edge = _shape(vertices, topology.faces, normals, face_normals, areas)
+        return cls(vertices, normals, face_normals, areas, edge)
+
+
+class System:
+    """Normal equations A d = b for the displacements d (P,), metres."""
+
+    def __init__(self, topology: Topology):
+        self.topology = topology
+        self.diagonal = np.zeros(len(topology.start) - 1)
+        self.off = np.zeros(len(topology.edges))
+        self.right = np.zeros(len(topology.start) - 1)
+
+    def add_normals(self, shape: Shape, normals: np.ndarray, weights: np.ndarray) -> None:
+        """Edges of a face are to stand at right angles to its wanted normal (F, 3), with weight (F,) in 1/rad^2."""
+        topology = self.topology
+        _normal_rows(
+            shape.vertices, shape.normals, topology.faces, topology.face_edges, normals, weights, self.diagonal, self.off, self.right
+        )
+
+    def add_edge_points(self, edge, first, second, want, weight) -> None:
+        """Rows first d_i + second d_j = want (metres) for edges (i, j), weight in 1/m^2; all arrays (n,)."""
+        _edge_rows(self.topology.edges, edge, first, second, want, weight, self.diagonal, self.off, self.right)
+
+    def add_points(self, want: np.ndarray, weight: np.ndarray) -> None:
+        """Rows d = want (P,) metres, weight (P,) in 1/m^2."""
+        self.diagonal += weight
+        self.right += weight * want
+
+    def add_membrane(self, weight: float, damping: float) -> None:
+        """Neighbours are to move alike (weight, 1/m^2 an edge), and none without a reason (damping, 1/m^2)."""
+        ends = self.topology.edges
+        self.diagonal += damping + weight * np.bincount(ends.ravel(), minlength=len(self.diagonal))
+        self.off -= weight
+
+    def solve(self, steps: int = 30, start: np.ndarray | None = None) -> np.ndarray:
+        """Conjugate gradients, preconditioned by the diagonal, a fixed number of steps.  # P"""
+        solution = np.zeros_like(self.right) if start is None else np.array(start, dtype=np.float64)
+        topology = self.topology
+        _conjugate_gradients(
+            self.diagonal, self.off, topology.start, topology.neighbour, topology.link, self.right, solution, steps
+        )
+        return solution
+
+
+def relaxed(shape: Shape, topology: Topology, share: float) -> np.ndarray:
+    """Vertices moved by ``share`` of the way to the middle of their neighbours, within the surface.  # P,3"""
+    out = np.empty_like(shape.vertices)
+    _relax(shape.vertices, shape.normals, topology.start, topology.neighbour, share, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _shape(vertices, faces, normals, face_normals, areas):
+    length = 0.0
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f]
+        ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        wx, wy, wz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
+        size = np.sqrt(nx * nx + ny * ny + nz * nz)
+        length += np.sqrt(ux * ux + uy * uy + uz * uz)
+        areas[f] = 0.5 * size
+        scale = 1.0 / max(size, 1e-20)
+        face_normals[f, 0], face_normals[f, 1], face_normals[f, 2] = nx * scale, ny * scale, nz * scale
+        for k in range(3):
+            v = faces[f, k]
+            normals[v, 0] += nx
+            normals[v, 1] += ny
+            normals[v, 2] += nz
+    for v in range(vertices.shape[0]):
+        size = np.sqrt(normals[v, 0] ** 2 + normals[v, 1] ** 2 + normals[v, 2] ** 2)
+        for axis in range(3):
+            normals[v, axis] /= max(size, 1e-20)
+    return length / max(faces.shape[0], 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _normal_rows(x, v, faces, face_edges, wanted, weights, diagonal, off, right):
+    for f in range(faces.shape[0]):
+        w = weights[f]
+        if w <= 0.0:
+            continue
+        n0, n1, n2 = wanted[f]
+        for k in range(3):
+            i, j = faces[f, k], faces[f, (k + 1) % 3]
+            e0, e1, e2 = x[i, 0] - x[j, 0], x[i, 1] - x[j, 1], x[i, 2] - x[j, 2]
+            scale = 1.0 / max(np.sqrt(e0 * e0 + e1 * e1 + e2 * e2), 1e-9)
+            tilt = (n0 * e0 + n1 * e1 + n2 * e2) * scale
+            a = (n0 * v[i, 0] + n1 * v[i, 1] + n2 * v[i, 2]) * scale
+            b = (n0 * v[j, 0] + n1 * v[j, 1] + n2 * v[j, 2]) * scale
+            diagonal[i] += w * a * a
+            diagonal[j] += w * b * b
+            off[face_edges[f, k]] -= w * a * b
+            right[i] -= w * a * tilt
+            right[j] += w * b * tilt
+
+
+@numba.njit(cache=True, nogil=True)
+def _edge_rows(edges, edge, first, second, want, weight, diagonal, off, right):
+    for n in range(edge.shape[0]):
+        i, j = edges[edge[n]]
+        a, b, w = first[n], second[n], weight[n]
+        diagonal[i] += w * a * a
+        diagonal[j] += w * b * b
+        off[edge[n]] += w * a * b
+        right[i] += w * a * want[n]
+        right[j] += w * b * want[n]
+
+
+@numba.njit(cache=True, nogil=True)
+def _multiply(diagonal, off, start, neighbour, link, x, out):
+    for i in range(diagonal.shape[0]):
+        total = diagonal[i] * x[i]
+        for n in range(start[i], start[i + 1]):
+            total += off[link[n]] * x[neighbour[n]]
+        out[i] = total
+
+
+@numba.njit(cache=True, nogil=True)
+def _conjugate_gradients(diagonal, off, start, neighbour, link, right, x, steps):
+    count = diagonal.shape[0]
+    product = np.empty(count)
+    _multiply(diagonal, off, start, neighbour, link, x, product)
+    r = right - product
+    z = r / diagonal
+    p = z.copy()
+    fall = np.dot(r, z)
+    least = 1e-16 * max(np.dot(right, right / diagonal), 1e-300)
+    for _ in range(steps):
+        if fall <= least:
+            break
+        _multiply(diagonal, off, start, neighbour, link, p, product)
+        alpha = fall / np.dot(p, product)
+        following = 0.0
+        for i in range(count):
+            x[i] += alpha * p[i]
+            r[i] -= alpha * product[i]
+            z[i] = r[i] / diagonal[i]
+            following += r[i] * z[i]
+        beta = following / fall
+        fall = following
+        for i in range(count):
+            p[i] = z[i] + beta * p[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _relax(x, v, start, neighbour, share, out):
+    for i in range(x.shape[0]):
+        m0, m1, m2 = 0.0, 0.0, 0.0
+        count = max(start[i + 1] - start[i], 1)
+        for n in range(start[i], start[i + 1]):
+            j = neighbour[n]
+            m0 += x[j, 0]
+            m1 += x[j, 1]
+            m2 += x[j, 2]
+        m0, m1, m2 = m0 / count - x[i, 0], m1 / count - x[i, 1], m2 / count - x[i, 2]
+        along = m0 * v[i, 0] + m1 * v[i, 1] + m2 * v[i, 2]
+        out[i, 0] = x[i, 0] + share * (m0 - along * v[i, 0])
+        out[i, 1] = x[i, 1] + share * (m1 - along * v[i, 1])
+        out[i, 2] = x[i, 2] + share * (m2 - along * v[i, 2])
