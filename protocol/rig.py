@@ -84,7 +84,7 @@ class NormalsConfig:
     engine: str = "openvino"
     weights: str = ""  # path of a weights file; empty: those shipped
     size: int = limited(256, 64, 2048)
-    precision: str = chosen("bf16", "bf16", "fp16", "fp32")
+    precision: str = chosen("bf16", "bf16", "f32")
     threads: int = limited(0, 0, 1024)  # 0: the engine's choice
 
 
