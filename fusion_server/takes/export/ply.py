@@ -1,0 +1,29 @@
+"""A take as one PLY file a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fusion_server.takes.export import timed_meshes
+from fusion_server.takes.layout import TakeError
+from fusion_server.takes.reader import TakeReader
+from geometry.mesh import Mesh, write_ply
+
+
+def export_ply(take: TakeReader, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+    """Write ``<folder>/<frame>.ply``, world metres, frames counted from the first mesh; returns how many.
+
+    Vertex order is the same in every file of one topology. ``progress`` gets meshes done and in all. Raises TakeError
+    for a take without meshes, and where nothing can be written.
+    """
+    written = 0
+    try:
+        for code, mesh in timed_meshes(take):
+            topology = take.topologies[mesh.topology]
+            write_ply(folder / f"{code:06d}.ply", Mesh(mesh.vertices, topology.faces, topology.uv))
+            written += 1
+            progress(written, take.mesh_count)
+    except OSError as error:
+        raise TakeError(f"{folder}: cannot be written ({error.strerror})") from None
+    return written

@@ -1,0 +1,163 @@
+"""Exports are read back with the libraries that others use: pxr for USD, our own reader for PLY."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from fusion_server.takes import TakeReader, TakeWriter
+from fusion_server.takes.export.ply import export_ply
+from fusion_server.takes.export.usd import export_usd
+from fusion_server.takes.layout import TakeError
+from geometry.mesh import read_ply, vertex_normals
+from protocol.calibration import Calibration, Camera
+from protocol.errors import HeadstreamError
+from protocol.rig import parse_rig
+
+OCTAHEDRON = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float) * 0.1
+FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]], np.int32)
+UV = np.linspace(0, 1, 12).reshape(6, 2)
+
+
+def vertices(i: int) -> np.ndarray:
+    return OCTAHEDRON * [1 + i / 10, 1, 1] + [0, 0, i / 100]
+
+
+def make_take(root, indices, *, sync="trigger", fps=25.0, topology_change=None, slate="1st-scene") -> TakeReader:
+    cameras = [{"id": "cam0", "node": "pc1", "driver": "replay"}]
+    table = {"name": "rig", "calibration": "c.json", "fps": fps, "camera": cameras, "sync": {"mode": sync}}
+    camera = Camera("cam0", 8, 8, np.array([[9.0, 0, 4], [0, 9, 4], [0, 0, 1]]), np.zeros(5), np.eye(3), np.zeros(3))
+    writer = TakeWriter(root, slate, parse_rig(table), Calibration((camera,)))
+    for position, i in enumerate(indices):
+        changed = topology_change is not None and position >= topology_change
+        number = writer.topology(FACES[:, [1, 2, 0]] if changed else FACES, None if changed else UV)
+        at = 10**18 + round(i * 1e9 / fps)
+        writer.mesh(500 + i, at, vertices(i), number, kind="warm", quality={}, timing={})
+    writer.close()
+    return TakeReader(writer.path)
+
+
+@pytest.fixture
+def pxr():
+    return pytest.importorskip("pxr", reason="usd-core is in the extra `export`")
+
+
+def test_usd_has_one_sample_per_mesh_on_one_topology(tmp_path, pxr):
+    from pxr import Usd, UsdGeom
+
+    indices = [0, 2, 3, 7]
+    calls = []
+    take = make_take(tmp_path, indices)
+    assert export_usd(take, tmp_path / "out" / "take.usdc", lambda done, total: calls.append((done, total))) == 4
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    stage = Usd.Stage.Open(str(tmp_path / "out" / "take.usdc"))
+    assert UsdGeom.GetStageMetersPerUnit(stage) == 1.0 and UsdGeom.GetStageUpAxis(stage) == "Y"
+    assert stage.GetTimeCodesPerSecond() == 25.0 and stage.GetFramesPerSecond() == 25.0
+    assert (stage.GetStartTimeCode(), stage.GetEndTimeCode()) == (0, 7)
+    root = stage.GetDefaultPrim()
+    (prim,) = root.GetChildren()
+    mesh = UsdGeom.Mesh(prim)
+    assert mesh.GetPointsAttr().GetTimeSamples() == indices
+    assert mesh.GetNormalsAttr().GetTimeSamples() == indices and mesh.GetExtentAttr().GetTimeSamples() == indices
+    assert mesh.GetFaceVertexIndicesAttr().GetNumTimeSamples() == 0
+    assert mesh.GetFaceVertexCountsAttr().GetNumTimeSamples() == 0
+    assert np.array_equal(np.array(mesh.GetFaceVertexIndicesAttr().Get()).reshape(-1, 3), FACES)
+    assert list(mesh.GetFaceVertexCountsAttr().Get()) == [3] * len(FACES)
+    assert mesh.GetSubdivisionSchemeAttr().Get() == "none" and mesh.GetNormalsInterpolation() == "vertex"
+    for i in indices:
+        np.testing.assert_allclose(mesh.GetPointsAttr().Get(i), vertices(i), atol=1e-7)
+        normals = np.array(mesh.GetNormalsAttr().Get(i))
+        np.testing.assert_allclose(normals, vertex_normals(vertices(i), FACES), atol=1e-6)
+        assert ((normals * (vertices(i) - vertices(i).mean(0))).sum(1) > 0).all(), "normals point outward"
+        np.testing.assert_allclose(mesh.GetExtentAttr().Get(i), [vertices(i).min(0), vertices(i).max(0)], atol=1e-7)
+    st = UsdGeom.PrimvarsAPI(mesh).GetPrimvar("st")
+    assert st.GetInterpolation() == "vertex" and st.GetTypeName() == "texCoord2f[]"
+    np.testing.assert_allclose(st.Get(), UV, atol=1e-7)
+
+
+def test_usd_passes_the_validators_of_usd(tmp_path, pxr):
+    from pxr import Usd, UsdGeom, UsdValidation
+
+    path = tmp_path / "take.usdc"
+    export_usd(make_take(tmp_path, range(3), topology_change=2), path)
+    stage = Usd.Stage.Open(str(path))
+    validators = UsdValidation.ValidationRegistry().GetOrLoadAllValidators()
+    context = UsdValidation.ValidationContext(validators)
+    assert [(e.GetName(), e.GetMessage()) for e in context.Validate(stage)] == []
+    for prim in stage.Traverse():
+        if prim.IsA(UsdGeom.Mesh):
+            mesh = UsdGeom.Mesh(prim)
+            code = mesh.GetPointsAttr().GetTimeSamples()[0]
+            indices, counts = mesh.GetFaceVertexIndicesAttr().Get(), mesh.GetFaceVertexCountsAttr().Get()
+            assert UsdGeom.Mesh.ValidateTopology(indices, counts, len(mesh.GetPointsAttr().Get(code)))[0]
+    stage.ClearDefaultPrim()
+    assert context.Validate(stage), "the validators find nothing, whatever is wrong"
+
+
+def test_a_new_topology_is_another_mesh_and_only_one_is_seen(tmp_path, pxr):
+    from pxr import Usd, UsdGeom
+
+    export_usd(make_take(tmp_path, range(5), topology_change=3), tmp_path / "take.usda")
+    stage = Usd.Stage.Open(str(tmp_path / "take.usda"))
+    first, second = (UsdGeom.Mesh(prim) for prim in stage.GetDefaultPrim().GetChildren())
+    assert first.GetPointsAttr().GetTimeSamples() == [0, 1, 2] and second.GetPointsAttr().GetTimeSamples() == [3, 4]
+    assert not UsdGeom.PrimvarsAPI(second).GetPrimvar("st").HasValue()
+    for code in range(5):
+        seen = [mesh.ComputeVisibility(code) for mesh in (first, second)]
+        assert seen == (["inherited", "invisible"] if code < 3 else ["invisible", "inherited"]), code
+
+
+def test_without_triggers_the_time_of_exposure_places_a_mesh(tmp_path, pxr):
+    from pxr import Usd, UsdGeom
+
+    take = make_take(tmp_path, [0, 1.04, 2.9, 2.96, 6], sync="time")  # two of them on one frame
+    assert export_usd(take, tmp_path / "take.usdc") == 4
+    stage = Usd.Stage.Open(str(tmp_path / "take.usdc"))
+    mesh = UsdGeom.Mesh(stage.GetDefaultPrim().GetChildren()[0])
+    assert mesh.GetPointsAttr().GetTimeSamples() == [0, 1, 3, 6]
+    np.testing.assert_allclose(mesh.GetPointsAttr().Get(3), vertices(2.96), atol=1e-6)
+
+
+def test_an_export_replaces_the_one_before_and_leaves_nothing_beside_it(tmp_path, pxr):
+    take = make_take(tmp_path / "takes", range(3))
+    path = tmp_path / "out" / "take.usdc"
+    for _ in range(2):
+        export_usd(take, path)
+    assert [p.name for p in path.parent.iterdir()] == ["take.usdc"]
+
+
+def test_usd_refusals_are_one_line(tmp_path, pxr):
+    empty = make_take(tmp_path, [])
+    with pytest.raises(TakeError, match="holds no meshes"):
+        export_usd(empty, tmp_path / "take.usdc")
+    assert not list(tmp_path.glob("*.usdc"))
+    take = make_take(tmp_path, [0])
+    with pytest.raises(TakeError, match=r"must end in \.usdc"):
+        export_usd(take, tmp_path / "take.obj")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TakeError, match="cannot be written"):
+        export_usd(take, tmp_path / "file" / "take.usdc")
+
+
+def test_missing_usd_names_the_command_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pxr", None)
+    with pytest.raises(HeadstreamError, match=r"pip install headstream\[export\]"):
+        export_usd(make_take(tmp_path, [0]), tmp_path / "take.usdc")
+
+
+def test_ply_has_one_file_per_mesh(tmp_path):
+    take = make_take(tmp_path, [0, 2, 3])
+    calls = []
+    assert export_ply(take, tmp_path / "ply", lambda done, total: calls.append((done, total))) == 3
+    assert calls[-1] == (3, 3)
+    assert sorted(p.name for p in (tmp_path / "ply").iterdir()) == ["000000.ply", "000002.ply", "000003.ply"]
+    mesh = read_ply(tmp_path / "ply" / "000002.ply")
+    assert np.array_equal(mesh.faces, FACES)
+    np.testing.assert_allclose(mesh.vertices, vertices(2), atol=1e-7)
+
+
+def test_ply_of_a_take_without_meshes_is_refused(tmp_path):
+    with pytest.raises(TakeError, match="holds no meshes"):
+        export_ply(make_take(tmp_path, []), tmp_path / "ply")
