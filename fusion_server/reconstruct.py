@@ -6,19 +6,25 @@ the next frame set can be predicted while the surface of this one is solved. ``r
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fusion_server.framing import Window, around_mask, around_points, follow, whole
-from fusion_server.surface import SurfaceFrame, SurfaceTracker, View
+from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from geometry.cameras import undistort, without_distortion
-from models.engines.base import NormalEngine, NormalPrediction
+from geometry.rasterize import make_rasterizer
+from models.engines import NormalEngine, NormalPrediction, make_engine
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
+from protocol.rig import NormalsConfig, SurfaceConfig
+
+log = logging.getLogger(__name__)
 
 FINE = 2  # pictures for photometry are this many times finer than the normal maps
 
@@ -112,3 +118,22 @@ class Reconstructor:
         images = np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in fine])
         cameras = [window.camera(self._pinhole[name], size) for name, window in windows.items()]
         return images, fine, self._engine.predict(images, cameras), cameras
+
+
+def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig) -> Reconstructor:
+    """Load the normal engine and an empty track. Raises HeadstreamError when an engine cannot be had."""
+    engine = make_engine(
+        normals.engine,
+        weights=Path(normals.weights) if normals.weights else None,
+        views=len(calibration.cameras),
+        size=normals.size,
+        precision=normals.precision,
+        threads=normals.threads,
+    )
+    log.info("normals: %s", engine.describe())
+    settings = SurfaceSettings(
+        vertices=surface.vertices, iterations=surface.iterations, photometric=surface.photometric
+    )
+    rasterizer = make_rasterizer(surface.rasterizer)
+    log.info("surface: %d vertices, rasteriser %s", surface.vertices, rasterizer.name)
+    return Reconstructor(calibration, engine, SurfaceTracker(settings, rasterizer))

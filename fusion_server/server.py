@@ -15,38 +15,16 @@ from fusion_server.decode import Decoder
 from fusion_server.pipeline import Pipeline, Result
 from fusion_server.preview import Preview
 from fusion_server.receive import Receiver
-from fusion_server.reconstruct import Reconstructor
-from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.reconstruct import make_reconstructor
 from fusion_server.takes import TakeWriter
-from geometry.rasterize import make_rasterizer
-from models.engines import make_engine
 from protocol.calibration import Calibration, load_calibration
 from protocol.errors import HeadstreamError
 from protocol.messages import Frame
-from protocol.rig import NormalsConfig, Rig, SurfaceConfig
+from protocol.rig import Rig
 
 log = logging.getLogger(__name__)
 THUMBNAIL = 160  # pixels, the larger side
 THUMBNAIL_PERIOD = 0.5  # seconds
-
-
-def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig) -> Reconstructor:
-    """Load the normal engine and an empty track. Raises HeadstreamError when an engine cannot be had."""
-    engine = make_engine(
-        normals.engine,
-        weights=Path(normals.weights) if normals.weights else None,
-        views=len(calibration.cameras),
-        size=normals.size,
-        precision=normals.precision,
-        threads=normals.threads,
-    )
-    log.info("normals: %s", engine.describe())
-    settings = SurfaceSettings(
-        vertices=surface.vertices, iterations=surface.iterations, photometric=surface.photometric
-    )
-    rasterizer = make_rasterizer(surface.rasterizer)
-    log.info("surface: %d vertices, rasteriser %s", surface.vertices, rasterizer.name)
-    return Reconstructor(calibration, engine, SurfaceTracker(settings, rasterizer))
 
 
 def rig_calibration(rig: Rig) -> Calibration:

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fusion_server.decode import Decoder
-from fusion_server.reconstruct import Observation, Reconstructor
-from fusion_server.server import make_reconstructor
+from fusion_server.reconstruct import Observation, Reconstructor, make_reconstructor
 from fusion_server.surface import SurfaceFrame
 from geometry.mesh import Mesh, write_ply
 from protocol.calibration import Calibration
