@@ -1,0 +1,317 @@
+"""The whole node over real sockets, against a server that the test pumps."""
+
+import logging
+import threading
+import time
+
+import pytest
+
+import capture_nodes.link
+from capture_nodes.drivers.base import DriverError
+from capture_nodes.node import Node
+from protocol.messages import Grant, Record, Refused
+from protocol.rig import RigError
+
+WIRE = {"credit": 3}
+
+
+@pytest.fixture(autouse=True)
+def quick_reports(monkeypatch):
+    """So that a test which waits for one need not wait for a second."""
+    monkeypatch.setattr(capture_nodes.link, "_REPORT_S", 0.1)
+
+
+@pytest.fixture
+def stepped(capture, step_driver):
+    """A node of a rig whose one camera is the step driver."""
+    return lambda rig: Node(rig, "pc1", lambda camera, rig: step_driver)
+
+
+def put(driver, jpeg_of, count, first=0):
+    for i in range(first, first + count):
+        driver.put(jpeg_of(6, 4, b"picture %d" % i), trigger=i)
+
+
+def test_replayed_pictures_arrive_as_they_lie_on_disk(make_rig, capture, make_server, running):
+    server = make_server(make_rig(2, fps=60.0))
+    with running(Node(server.rig, "pc1")):
+        server.until(lambda: len(server.frames) >= 30)
+    for frame in server.frames:
+        header = frame.header
+        picture = capture / "frames" / f"{header.trigger % 4:03d}" / f"{header.camera}.jpg"
+        assert frame.jpeg == picture.read_bytes()
+        assert (header.node, header.width, header.height) == ("pc1", 6, 4)
+        assert header.trigger == round(header.node_ns * 60 / 1e9)
+    assert {frame.header.camera for frame in server.frames} == {"cam00", "cam01"}
+
+
+def test_without_credit_the_oldest_unsent_are_dropped_counted_and_reported(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog, monkeypatch
+):
+    monkeypatch.setattr(capture_nodes.link, "_REPORT_S", 0.5)
+    monkeypatch.setattr(capture_nodes.link, "_STARVED_S", 1e6)
+    server = make_server(make_rig(wire=WIRE))
+    server.return_credit = False
+    node = stepped(server.rig)
+    with running(node):
+        put(step_driver, jpeg_of, 3)
+        server.until(lambda: len(server.frames) == 3)
+        server.until(lambda: server.reports)
+        put(step_driver, jpeg_of, 20, first=3)
+        server.until(lambda: node.counts()["cam00"].captured == 23)
+        server.until(lambda: server.reports[-1].cameras[0].dropped == 17)
+        assert server.sequences == [0, 1, 2]  # not one more than granted
+        server.say(server.data, b"pc1", Grant("cam00", 2))
+        server.until(lambda: len(server.frames) == 5)
+    assert server.sequences == [0, 1, 2, 20, 21]
+    report = server.reports[-1].cameras[0]
+    assert (report.camera, report.captured, report.errors) == ("cam00", 23, 0)
+    dropped = [r.getMessage() for r in caplog.records if "dropped" in r.getMessage()]
+    assert 1 <= len(dropped) <= 2  # a line a report, not one a picture
+    assert dropped[0].startswith("camera cam00: ")
+
+
+def test_returned_credit_keeps_the_stream_going(make_rig, make_server, running, stepped, step_driver, jpeg_of):
+    server = make_server(make_rig(wire={"credit": 1}))
+    node = stepped(server.rig)
+    with running(node):
+        for i in range(20):
+            put(step_driver, jpeg_of, 1, first=i)
+            server.until(lambda i=i: len(server.frames) == i + 1)
+    assert server.sequences == list(range(20))
+    assert node.counts()["cam00"].dropped == 0
+
+
+def test_a_node_that_starts_first_finds_the_server(make_rig, make_server, running, stepped, step_driver, jpeg_of):
+    first = make_server(make_rig(wire=WIRE))  # to have ports
+    first.close()
+    node = stepped(first.rig)
+    with running(node):
+        put(step_driver, jpeg_of, 10)
+        deadline = time.monotonic() + 10
+        while node.counts()["cam00"].captured < 10:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        server = make_server(first.rig, again=True)
+        server.until(lambda: len(server.frames) == 3)
+    assert server.sequences == [7, 8, 9]  # the newest, not the oldest
+
+
+def test_a_server_that_comes_again_is_greeted_again(make_rig, make_server, running, stepped, step_driver, jpeg_of):
+    first = make_server(make_rig(wire=WIRE))
+    first.return_credit = False
+    with running(stepped(first.rig)):
+        put(step_driver, jpeg_of, 2)
+        first.until(lambda: len(first.frames) == 2)
+        first.close()
+        second = make_server(first.rig, again=True, started=2)
+        second.until(lambda: {plane for plane, _ in second.hellos} == {"data", "control"})
+        put(step_driver, jpeg_of, 3, first=2)
+        second.until(lambda: len(second.frames) == 3)  # the credit is a new one, not the one that was left
+        second.until(lambda: second.reports)
+    assert second.sequences == [2, 3, 4]
+
+
+def test_a_node_that_comes_again_takes_its_place_and_counts_from_zero(
+    make_rig, capture, make_server, running, step_driver, jpeg_of, stepped
+):
+    server = make_server(make_rig(wire=WIRE))
+    with running(stepped(server.rig)):  # and a second of the same name beside it, as after a cut cable
+        put(step_driver, jpeg_of, 2)
+        server.until(lambda: len(server.frames) == 2)
+        with running(Node(server.rig, "pc1")):
+            before = len(server.frames)
+            server.until(lambda: len(server.frames) >= before + 5)
+    assert server.sequences[2] == 0
+    assert len({hello.incarnation for _, hello in server.hellos}) == 2
+
+
+def test_a_silent_server_is_greeted_again(make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch):
+    monkeypatch.setattr(capture_nodes.link, "_QUIET_S", 0.3)
+    server = make_server(make_rig(wire=WIRE))
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        server.answer = False
+        before = len(server.hellos)
+        server.until(lambda: {plane for plane, _ in server.hellos[before:]} == {"data", "control"})
+        server.answer = True
+        put(step_driver, jpeg_of, 1)
+        server.until(lambda: server.frames)
+
+
+def test_lost_credit_is_asked_for_again(make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch):
+    monkeypatch.setattr(capture_nodes.link, "_STARVED_S", 0.2)
+    server = make_server(make_rig(wire=WIRE))
+    server.return_credit = False
+    with running(stepped(server.rig)):
+        put(step_driver, jpeg_of, 3)
+        server.until(lambda: len(server.frames) == 3)
+        put(step_driver, jpeg_of, 2, first=3)
+        server.until(lambda: len(server.frames) == 5)
+    planes = [plane for plane, _ in server.hellos]
+    assert planes.count("data") >= 2 and planes.count("control") == 1
+
+
+def test_only_the_answer_to_the_latest_hello_gives_credit(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of
+):
+    """A server that was busy answers three Hellos at once: the credit of one is taken, not of three."""
+    server = make_server(make_rig(wire=WIRE))
+    server.return_credit = False
+    server.answer = False
+    with running(stepped(server.rig)):
+        server.until(lambda: [plane for plane, _ in server.hellos].count("data") >= 3)
+        server.answer = True
+        for _, hello in [hello for hello in server.hellos if hello[0] == "data"][:2]:
+            server.hear(server.data, b"pc1", hello)
+        put(step_driver, jpeg_of, 1)
+        server.until(lambda: server.frames)
+        put(step_driver, jpeg_of, 5, first=1)
+        server.for_a_while(0.3)
+        assert len(server.frames) == 3
+
+
+def test_a_refused_node_says_why_and_sends_nothing(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
+):
+    server = make_server(make_rig())
+    server.answer = False
+    with running(stepped(server.rig)):
+        server.until(lambda: len({plane for plane, _ in server.hellos}) == 2)
+        for socket in (server.data, server.control):
+            server.say(socket, b"pc1", Refused("the rig file has no such node"))
+        server.say(server.data, b"pc1", Grant("cam00", 3))
+        put(step_driver, jpeg_of, 1)
+        before = len(server.hellos)
+        server.for_a_while(0.5)
+        assert not server.frames
+        assert len(server.hellos) <= before + 2  # it does not hammer on the door
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert said == ["node pc1: the server refuses this node: the rig file has no such node"]
+
+
+def test_frames_carry_the_offset_of_the_servers_clock(make_rig, make_server, running, stepped, step_driver, jpeg_of):
+    server = make_server(make_rig())
+    server.clock_ahead_ns = -3_600 * 10**9
+    with running(stepped(server.rig)):
+        server.until(lambda: server.clock_requests >= 3)
+        put(step_driver, jpeg_of, 1)
+        server.until(lambda: server.frames)
+    header = server.frames[0].header
+    assert abs(header.offset_ns - server.clock_ahead_ns) < 5e7  # the test pumps both ends, on a busy machine
+    assert 0 < header.offset_sigma_ns < 1e9
+
+
+def test_before_the_first_exchange_a_frame_says_that_it_knows_nothing(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch
+):
+    monkeypatch.setattr(capture_nodes.link.Link, "_ask_time", lambda self, now: None)
+    monkeypatch.setattr(capture_nodes.link.Link, "_clock_pause", 1e6)
+    server = make_server(make_rig())
+    with running(stepped(server.rig)):
+        put(step_driver, jpeg_of, 1)
+        server.until(lambda: server.frames)
+    header = server.frames[0].header
+    assert (header.offset_ns, header.offset_sigma_ns) == (0, 10**15)
+
+
+def test_the_clock_is_asked_often_at_first(make_rig, make_server, running, stepped):
+    server = make_server(make_rig())
+    with running(stepped(server.rig)):
+        server.until(lambda: server.clock_requests)
+        server.for_a_while(1.0)
+        assert server.clock_requests > 8
+        fast = server.clock_requests
+        server.until(lambda: server.clock_requests >= 22)
+        before = server.clock_requests
+        server.for_a_while(1.0)
+        assert server.clock_requests - before < min(7, fast)
+
+
+def test_the_take_that_is_recorded_stands_in_the_report(make_rig, make_server, running, stepped):
+    server = make_server(make_rig())
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        assert server.reports[-1].take == ""
+        server.say(server.control, b"pc1", Record(True, "a_003"))
+        server.until(lambda: server.reports[-1].take == "a_003")
+        server.say(server.control, b"pc1", Record(False, "a_003"))
+        server.until(lambda: server.reports[-1].take == "")
+
+
+def test_nonsense_from_the_server_is_said_once_and_the_stream_goes_on(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
+):
+    server = make_server(make_rig())
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        for _ in range(3):
+            server.data.send_multipart([b"pc1", b"\x92\x02\xa5grant"])
+            server.data.send_multipart([b"pc1", b"two", b"parts"])
+            server.say(server.data, b"pc1", Grant("other", 1))
+        put(step_driver, jpeg_of, 1)
+        server.until(lambda: server.frames)
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert len(said) == 3
+    assert any("speaks version 1" in line for line in said)
+    assert any("grants frames of other, which is not this node's" in line for line in said)
+
+
+def test_a_stopped_node_says_bye(make_rig, make_server, running, stepped):
+    server = make_server(make_rig())
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+    server.until(lambda: server.byes == ["pc1"])
+
+
+@pytest.mark.parametrize("cameras", [1, 2])
+def test_a_node_whose_cameras_are_finished_ends_by_itself_with_every_frame_sent(
+    make_rig, capture, make_server, running, cameras
+):
+    options = {"loop": False, "start": time.time() + 0.7, "fps": 60.0}
+    server = make_server(make_rig(cameras, options, wire={"credit": 4}))
+    with running(Node(server.rig, "pc1")) as ended:
+        server.until(ended.done)
+        server.until(lambda: len(server.frames) == 4 * cameras)
+    assert sorted(server.sequences) == sorted([0, 1, 2, 3] * cameras)
+
+
+def test_a_node_ends_at_once_without_a_server_and_with_a_full_queue(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of
+):
+    server = make_server(make_rig())
+    server.close()
+    with running(stepped(server.rig)) as ended:
+        put(step_driver, jpeg_of, 10)
+        time.sleep(0.05)
+        assert not ended.done()
+
+
+def test_memory_is_bounded_in_bytes_while_nobody_takes_frames(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of
+):
+    server = make_server(make_rig(wire={"credit": 64, "queue_mb": 1, "max_frame_mb": 1}))
+    server.credit, server.return_credit = 0, False
+    node = stepped(server.rig)
+    with running(node):
+        server.until(lambda: server.reports)
+        for i in range(40):
+            step_driver.put(jpeg_of(6, 4, bytes(200_000)), trigger=i)
+        server.until(lambda: node.counts()["cam00"].captured == 40)
+        counts = node.counts()["cam00"]
+        assert counts.dropped == 40 - 5  # five of 200 kB are a megabyte
+        assert counts.sent == 0
+
+
+def test_a_mistake_in_a_driver_ends_the_node_with_it(make_rig, make_server, stepped, step_driver):
+    server = make_server(make_rig())
+    step_driver.put(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        stepped(server.rig).run(threading.Event())
+
+
+def test_what_the_rig_has_wrong_is_refused_before_anything_runs(make_rig, capture):
+    with pytest.raises(RigError, match="has node 'pc9'; its nodes are pc1"):
+        Node(make_rig(), "pc9")
+    with pytest.raises(DriverError, match=r"camera\[0\]\.options\.fps"):
+        Node(make_rig(1, {"fps": -1}), "pc1")
