@@ -15,6 +15,7 @@ import numpy as np
 
 from geometry.rasterize.base import NEAR
 from models.synthetic.lighting import Lighting
+from models.synthetic.noise import value_noise
 from protocol.calibration import Camera
 
 
@@ -23,7 +24,8 @@ class Surface:
     """A mesh with what its material needs, per vertex; metres, linear RGB.
 
     vertices, normals, albedo (P, 3); faces (F, 3) int32; material (P, 4): specular strength, roughness 0..1,
-    translucency 0..1 (how far light bleeds over the terminator), ambient visibility 0..1.
+    translucency 0..1 (how far light bleeds over the terminator), ambient visibility 0..1. grain (P, 4) or None: a place in
+    noise cells and the strength of fine colour noise that is made per pixel, finer than vertices could carry.
     """
 
     vertices: np.ndarray
@@ -31,6 +33,7 @@ class Surface:
     normals: np.ndarray
     albedo: np.ndarray
     material: np.ndarray
+    grain: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +52,10 @@ class Rendering:
 
 def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting) -> list[Rendering]:
     """Render every camera. Cameras are pinholes (distortion is refused with ValueError)."""
-    attributes = np.concatenate(
-        [surface.vertices, surface.normals, surface.albedo, surface.material], axis=1, dtype=np.float32
-    )  # P,13
+    columns = [surface.vertices, surface.normals, surface.albedo, surface.material]
+    if surface.grain is not None:
+        columns.append(surface.grain)
+    attributes = np.concatenate(columns, axis=1, dtype=np.float32)  # P,13 or P,17
     faces = np.ascontiguousarray(surface.faces, np.int32)
     return [_render_view(attributes, faces, camera, lighting) for camera in cameras]
 
@@ -143,6 +147,11 @@ def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_
             for k in range(value.size):
                 value[k] = u * attributes[a, k] + v * attributes[b, k] + w * attributes[c, k]
             depth[py, px] = 1 / nearest[py, px]
+            if value.size > 13 and value[16] > 0:
+                gx, gy, gz = value[13], value[14], value[15]
+                noise = value_noise(gx, gy, gz, 1) + np.float32(0.6) * value_noise(gx * 2.1, gy * 2.1, gz * 2.1, 2)
+                for k in range(6, 9):
+                    value[k] *= max(1 + value[16] * noise, np.float32(0.2))
             _shade(value, attributes, a, b, c, center, lamps, sky, shadow_maps, shadow_matrices, light[py, px])
             for k in range(3):
                 normal[py, px, k] = R[k, 0] * value[3] + R[k, 1] * value[4] + R[k, 2] * value[5]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from models.synthetic.noise import fbm
 from models.synthetic.render import Surface
 from models.synthetic.shapes import hat, plinth, random_solid, sharpened
 from models.synthetic.skin import Look, carve, dress
-from models.synthetic.subject import Subject, refine, smooth_normals, topology
+from models.synthetic.subject import Subject
+from models.synthetic.topology import refine, smooth_normals, topology
 
 EXPRESSIONS = ("jawOpen", "mouthSmile", "mouthFrown", "eyeBlink", "mouthPucker", "mouthFunnel", "browDown", "browInnerUp",
                "eyeWide", "eyeSquint", "cheekPuff", "noseSneer", "mouthUpperUp", "mouthLowerDown", "mouthStretch")  # fmt: skip
@@ -55,11 +56,11 @@ def head_surface(vertices0: np.ndarray, appearance) -> Surface:
     normals = smooth_normals(vertices, faces)
     if appearance.hidden.any():
         faces = faces[~appearance.hidden[faces].any(1)]
-    coarse = len(top.canonical[1])  # Loop keeps the vertices of level 1 in front
+    coarse = len(top.sites[1].points)  # Loop keeps the vertices of level 1 in front
     visible = ambient_visibility(vertices[:coarse], normals[:coarse], top.faces[1], 16)
     material = appearance.material.copy()
     material[:, 3] *= np.asarray(top.up[1] @ visible)
-    return Surface(vertices, faces, normals, appearance.albedo, material)
+    return Surface(vertices, faces, normals, appearance.albedo, material, appearance.grain)
 
 
 def join(pieces: list[Surface]) -> Surface:
@@ -73,6 +74,9 @@ def join(pieces: list[Surface]) -> Surface:
         np.concatenate([piece.normals for piece in pieces]),
         np.concatenate([piece.albedo for piece in pieces]),
         np.concatenate([piece.material for piece in pieces]),
+        np.concatenate([np.zeros((len(p.vertices), 4)) if p.grain is None else p.grain for p in pieces]).astype(
+            np.float32
+        ),
     )
 
 
@@ -148,7 +152,8 @@ def _head(rng, kind: str) -> Surface:
     expression = draw_expression(rng) if rng.random() < 0.75 else {}
     rotation = turn(*np.radians(rng.normal(0, [14, 9, 6])))
     vertices = subject.pose(expression, rotation)
-    appearance = dress(Look.draw(rng, subject)) if kind == "person" else carve(rng, kind == "skull")
+    sites = topology().sites[2]
+    appearance = dress(Look.draw(rng, subject), sites) if kind == "person" else carve(rng, sites, kind == "skull")
     surface = head_surface(vertices, appearance)
     cut = rng.uniform(-0.27, -0.12)
     if rng.random() < 0.75:  # end the bust at a plane
@@ -157,7 +162,7 @@ def _head(rng, kind: str) -> Surface:
         kept = (height > 0)[surface.faces].any(1)
         flat = surface.vertices.copy()
         flat[:, 1] -= np.minimum(height, 0)  # faces across the plane end on it
-        surface = Surface(flat, surface.faces[kept], surface.normals, surface.albedo, surface.material)
+        surface = replace(surface, vertices=flat, faces=surface.faces[kept])
     return _compact(surface)
 
 
@@ -210,6 +215,8 @@ def _compact(surface: Surface) -> Surface:
     used = np.zeros(len(surface.vertices), bool)
     used[surface.faces.ravel()] = True
     faces = (np.cumsum(used) - 1).astype(np.int32)[surface.faces]
-    pick = (surface.vertices, surface.normals, surface.albedo, surface.material)
-    vertices, normals, albedo, material = (np.ascontiguousarray(array[used], np.float32) for array in pick)
-    return Surface(vertices, faces, normals, albedo, material)
+    pick = (surface.vertices, surface.normals, surface.albedo, surface.material, surface.grain)
+    vertices, normals, albedo, material, grain = (
+        None if array is None else np.ascontiguousarray(array[used], np.float32) for array in pick
+    )
+    return Surface(vertices, faces, normals, albedo, material, grain)

@@ -12,7 +12,7 @@ import trimesh
 from skimage.measure import marching_cubes
 
 from models.synthetic.noise import fbm
-from models.synthetic.subject import smooth_normals
+from models.synthetic.topology import smooth_normals
 
 Shape = tuple[np.ndarray, np.ndarray]
 

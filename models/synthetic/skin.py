@@ -13,7 +13,8 @@ import numpy as np
 from models.synthetic.basis import PARTS
 from models.synthetic.materials import earthy_color, finish, paint, random_color
 from models.synthetic.noise import fbm
-from models.synthetic.subject import Subject, Topology, topology
+from models.synthetic.subject import Subject
+from models.synthetic.topology import Sites
 
 HAIR_COLORS = np.array(
     [[0.012, 0.01, 0.009], [0.03, 0.02, 0.014], [0.07, 0.04, 0.022], [0.16, 0.09, 0.045], [0.35, 0.23, 0.11],
@@ -24,12 +25,13 @@ HAIR_COLORS = np.array(
 @dataclass(frozen=True, eq=False)
 class Appearance:
     """Level-2 material of one head. albedo (P, 3) linear; material (P, 4) as in ``Surface``; relief (P,) metres along
-    the normal and shift (P, 3) metres on top; hidden (P,) bool: vertices whose faces are not drawn."""
+    the normal and shift (P, 3) metres on top; grain (P, 4) as in ``Surface``; hidden (P,) bool: vertices whose faces are not drawn."""
 
     albedo: np.ndarray
     material: np.ndarray
     relief: np.ndarray
     shift: np.ndarray
+    grain: np.ndarray
     hidden: np.ndarray
 
 
@@ -49,12 +51,14 @@ class Look:
     hair_color: tuple[float, float, float]
     hair_length: float  # metres
     hair_curl: float
+    hair_fade: float  # 0 one length to 1 shaved at the neck
     receding: float
     beard: float  # 0 none, below 0.3 stubble, 1 full
     lips: float  # 0 natural to 1 painted
     lip_color: tuple[float, float, float]
     iris: tuple[float, float, float]
     cloth: float  # height of the collar on the average adult, metres (negative); -1 for none
+    cloth_color: tuple[float, float, float] | None = None  # None: any pattern
 
     @classmethod
     def draw(cls, rng: np.random.Generator, subject: Subject) -> Look:
@@ -80,6 +84,7 @@ class Look:
             hair_color=tuple(float(x) for x in hair_color),
             hair_length=float(rng.uniform(0.003, 0.035)),
             hair_curl=float(rng.random()),
+            hair_fade=float(rng.uniform(0, 0.95)),
             receding=float(max(0, rng.normal(0, 0.02))),
             beard=float(rng.choice([0.0, rng.uniform(0.05, 0.3), rng.uniform(0.3, 1.0)], p=[0.4, 0.35, 0.25]))
             if male
@@ -96,13 +101,10 @@ class Look:
         )
 
 
-def dress(look: Look) -> Appearance:
+def dress(look: Look, sites: Sites) -> Appearance:
     """Paint a person: skin, eyes, hair, clothes."""
-    top = topology()
     rng = np.random.default_rng(look.seed)
-    points = top.canonical[2]
-    part = top.part[2]
-    skin = part == 0
+    points, skin = sites.points, sites.skin
     albedo = _skin_color(look, points, rng)
     material = np.empty((len(points), 4), np.float32)
     sweat = 1 + 0.5 * fbm(points, 40.0, 2, look.seed + 1)
@@ -110,54 +112,51 @@ def dress(look: Look) -> Appearance:
     material[:, 1] = rng.uniform(0.38, 0.6)
     material[:, 2] = rng.uniform(0.3, 1.0)
     material[:, 3] = 1
+    grain = np.empty((len(points), 4), np.float32)
+    grain[:, :3] = points * np.float32(550)
+    grain[:, 3] = skin * np.float32(rng.uniform(0.02, 0.14))
     relief = np.zeros(len(points), np.float32)
     relief += skin * look.wrinkles * np.float32(4e-4) * fbm(points * [1, 1.6, 1], 90.0, 3, look.seed + 2, 0.6)
     relief += skin * np.float32(rng.uniform(0, 1.2e-4)) * fbm(points, 420.0, 1, look.seed + 3)
 
-    lips = top.lips * skin
+    lips = sites.lips * skin
     natural = albedo * np.float32([0.92, 0.62, 0.62])
     lip = natural + look.lips * (np.asarray(look.lip_color, np.float32) - natural)
     albedo += lips[:, None] * (lip - albedo)
     material[:, 0] += lips * 0.2
-    _brows(look, top, points, albedo, relief, rng)
-    _beard(look, top, points, albedo, material, relief)
-    _scalp(look, top, points, albedo, material, relief, rng)
+    _brows(look, sites, albedo, relief, rng)
+    _beard(look, sites, albedo, material, relief)
+    _scalp(look, sites, albedo, material, relief, grain, rng)
     if look.cloth > -1:
         _clothes(look, points, albedo, material, relief, rng)
-    _inside(look, top, albedo, material)
+    _inside(look, sites, albedo, material)
     relief[~skin] = 0
-    return Appearance(
-        np.clip(albedo, 0.004, 0.95),
-        material,
-        relief,
-        np.zeros((len(points), 3), np.float32),
-        np.zeros(len(points), bool),
-    )
+    colour = np.clip(albedo, 0.004, 0.95)
+    return Appearance(colour, material, relief, np.zeros_like(points), grain, np.zeros(len(points), bool))
 
 
-def carve(rng: np.random.Generator, skull: bool) -> Appearance:
+def carve(rng: np.random.Generator, sites: Sites, skull: bool) -> Appearance:
     """A head that is no person: a statue, or with ``skull`` a bare skull with hollow eyes and nose."""
-    top = topology()
-    points = top.canonical[2]
-    skin = top.part[2] == 0
+    points, skin = sites.points, sites.skin
     seed = int(rng.integers(1 << 30))
     albedo = np.tile(earthy_color(rng), (len(points), 1)) if rng.random() < 0.4 else paint(points, rng)
     if rng.random() < 0.35:  # painted face: features in their own colours, sharp borders
-        for region in (top.lips > 0.5, _brow_field(top, points) > 0.4, ~skin, points[:, 1] < rng.uniform(-0.2, -0.12)):
+        for region in (sites.lips > 0.5, _brow_field(sites) > 0.4, ~skin, points[:, 1] < rng.uniform(-0.2, -0.12)):
             if rng.random() < 0.8:
                 albedo[region] = random_color(rng)
     material = finish(len(points), rng)
     relief = np.float32(rng.choice([0, rng.uniform(0, 8e-4)])) * fbm(points, rng.uniform(30, 150), 4, seed, 0.6)
+    grain = np.concatenate([points * rng.uniform(150, 700), np.full((len(points), 1), rng.uniform(0, 0.2))], 1)
     hidden = np.zeros(len(points), bool)
     shift = np.zeros((len(points), 3), np.float32)
     if rng.random() < 0.45:
-        _scalp_relief = _hair_field(top, points, 0.0, bool(rng.integers(2)))
+        hair, _ = _hair_field(sites, 0.0, bool(rng.integers(2)))
         length = rng.uniform(0.004, 0.03)
-        relief += _scalp_relief * (length + 0.3 * length * _strands(points, rng.random(), seed))
+        relief += hair * (length + 0.3 * length * _strands(points, rng.random(), seed))
         if rng.random() < 0.5:
-            albedo[_scalp_relief > 0.5] = random_color(rng)
+            albedo[hair > 0.5] = random_color(rng)
     if skull:
-        for eye in top.eyes:
+        for eye in sites.eyes:
             distance = np.linalg.norm((points - eye) * [0.85, 1.0, 0.5], axis=1)
             shift[:, 2] -= rng.uniform(0.022, 0.035) * np.exp(-((distance / 0.02) ** 6))
         nose = np.abs(points[:, 0]) / 0.013 + np.abs(points[:, 1] + 0.03) / 0.02
@@ -167,14 +166,13 @@ def carve(rng: np.random.Generator, skull: bool) -> Appearance:
             shift[:, 0] -= side * rng.uniform(0.004, 0.016) * np.exp(-((cheek / 0.022) ** 2))
         mouth = np.exp(-(((points[:, 1] + 0.065) / 0.014) ** 2)) * (points[:, 2] > 0.04)
         relief += mouth * np.float32(0.0025) * np.abs(np.sin(np.arctan2(points[:, 0], points[:, 2] - 0.03) * 9))
-        relief -= top.ear * np.float32(0.004)
+        relief -= sites.ear * np.float32(0.004)
         dark = np.clip(-shift[:, 2:] / 0.015, 0, 1)
         albedo = albedo * (1 - dark * rng.uniform(0, 0.8))
-        hidden = np.isin(top.part[2], [PARTS.index(name) for name in PARTS[3:]])
+        hidden = np.isin(sites.part, [PARTS.index(name) for name in PARTS[3:]])
     relief[~skin] = 0
-    return Appearance(
-        np.clip(albedo, 0.004, 0.95).astype(np.float32), material, relief.astype(np.float32), shift, hidden
-    )
+    colour = np.clip(albedo, 0.004, 0.95).astype(np.float32)
+    return Appearance(colour, material, relief.astype(np.float32), shift, grain.astype(np.float32), hidden)
 
 
 def _skin_color(look: Look, points, rng) -> np.ndarray:
@@ -193,33 +191,36 @@ def _skin_color(look: Look, points, rng) -> np.ndarray:
     return (np.float32([0.80, 0.69, 0.60]) * np.exp(-np.clip(absorb, 0, 6))).astype(np.float32)
 
 
-def _brow_field(top: Topology, points) -> np.ndarray:
+def _brow_field(sites: Sites) -> np.ndarray:
     """1 on the brows, 0 away from them."""
+    points = sites.points
     along = np.array([0.010, 0.02, 0.034, 0.047, 0.054])
-    height = np.array([0.0175, 0.0215, 0.0245, 0.022, 0.017]) + top.eyes[0, 1]
+    height = np.array([0.0175, 0.0215, 0.0245, 0.022, 0.017]) + sites.eyes[0, 1]
     x = np.abs(points[:, 0])
     middle = np.interp(x, along, height)
     half = np.interp(x, along, [0.0048, 0.0052, 0.0042, 0.003, 0.0015])
     inside = 1 - np.clip((np.abs(points[:, 1] - middle) - half) / 0.0025, 0, 1)
-    ends = np.clip((x - 0.008) / 0.004, 0, 1) * np.clip((0.056 - x) / 0.006, 0, 1)
+    ends = np.clip((x - 0.007) / 0.01, 0, 1) * np.clip((0.056 - x) / 0.006, 0, 1)
     return (inside * ends * (points[:, 2] > 0.03)).astype(np.float32)
 
 
-def _brows(look: Look, top, points, albedo, relief, rng) -> None:
-    field = _brow_field(top, points) * look.brow
+def _brows(look: Look, sites: Sites, albedo, relief, rng) -> None:
+    points = sites.points
+    field = _brow_field(sites) * look.brow
     hairs = np.clip(0.75 + 0.5 * fbm(points * np.float32([1, 0.35, 1]), 700.0, 1, look.seed + 8), 0, 1)
     share = (field * hairs)[:, None]
     albedo += share * (np.asarray(look.hair_color, np.float32) * 0.8 - albedo)
     relief += field * np.float32(5e-4) * hairs
 
 
-def _beard(look: Look, top, points, albedo, material, relief) -> None:
+def _beard(look: Look, sites: Sites, albedo, material, relief) -> None:
+    points = sites.points
     if look.beard <= 0:
         return
     turn = np.degrees(np.abs(np.arctan2(points[:, 0], points[:, 2])))
     upper = np.interp(turn, [0, 12, 25, 60, 78], [-0.046, -0.047, -0.062, -0.035, 0.0])
     field = np.clip((upper - points[:, 1]) / 0.01 + 0.5, 0, 1) * np.clip((80 - turn) / 12, 0, 1)
-    field *= np.clip((points[:, 1] + 0.145) / 0.02, 0, 1) * (1 - np.clip(2 * top.lips, 0, 1)) * (1 - top.ear)
+    field *= np.clip((points[:, 1] + 0.145) / 0.02, 0, 1) * (1 - np.clip(2 * sites.lips, 0, 1)) * (1 - sites.ear)
     field = field.astype(np.float32)
     patchy = np.clip(0.7 + 0.6 * fbm(points, 500.0, 2, look.seed + 9), 0, 1)
     cover = min(1.0, 0.25 + 0.75 * look.beard / 0.45)
@@ -230,15 +231,18 @@ def _beard(look: Look, top, points, albedo, material, relief) -> None:
         relief += field * np.float32(0.018 * (look.beard - 0.25)) * strands
 
 
-def _hair_field(top: Topology, points, receding: float, long: bool) -> np.ndarray:
-    """1 where hair grows, falling to 0 over the hairline."""
+def _hair_field(sites: Sites, receding: float, long: bool) -> tuple[np.ndarray, np.ndarray]:
+    """1 where hair grows, falling to 0 over the hairline; and the height above that line in metres."""
+    points = sites.points
     turn = np.degrees(np.abs(np.arctan2(points[:, 0], points[:, 2] + 0.01)))
-    heights = [0.074, 0.072, 0.05, 0.03, 0.02, -0.02, -0.055, -0.07]
+    heights = [0.074, 0.072, 0.05, -0.012, 0.012, -0.008, -0.05, -0.068]
     if long:
-        heights = [0.074, 0.07, 0.04, -0.01, -0.09, -0.14, -0.15, -0.155]
-    line = np.interp(turn, [0, 35, 55, 70, 85, 120, 150, 180], heights) + receding * np.clip((95 - turn) / 60, 0, 1)
-    field = np.clip((points[:, 1] - line) / 0.012 + 0.3, 0, 1) * (1 - np.clip(1.5 * top.ear, 0, 1))
-    return (field * field * (3 - 2 * field) * (top.part[2] == 0)).astype(np.float32)
+        heights = [0.074, 0.07, 0.04, -0.02, -0.09, -0.14, -0.15, -0.155]
+    line = np.interp(turn, [0, 35, 55, 72, 85, 115, 145, 180], heights) + receding * np.clip((95 - turn) / 60, 0, 1)
+    line = line + 0.002 * fbm(points, 90.0, 2, 77)
+    above = (points[:, 1] - line).astype(np.float32)
+    field = np.clip(above / 0.012 + 0.3, 0, 1) * (1 - np.clip(1.5 * sites.ear - 0.5, 0, 1))
+    return (field * field * (3 - 2 * field) * sites.skin).astype(np.float32), above
 
 
 def _strands(points, curl: float, seed: int) -> np.ndarray:
@@ -248,22 +252,19 @@ def _strands(points, curl: float, seed: int) -> np.ndarray:
     fall = np.linalg.norm(crown, axis=1)
     bend = 0.25 * curl * fbm(points, 30.0, 2, seed + 1)
     along = np.stack([np.cos(around + bend) * 2.2, np.sin(around + bend) * 2.2, fall * (4 + 40 * curl)], 1)
-    fine = fbm(along, rng_frequency(seed), 3, seed, 0.7)
+    frequency = 4.0 + 12.0 * ((seed * 2654435761) % 1000) / 1000  # some heads have finer strands
+    fine = fbm(along, frequency, 3, seed, 0.7)
     return (0.7 * fine + 0.6 * curl * fbm(points, 70.0, 2, seed + 2)).astype(np.float32)
 
 
-def rng_frequency(seed: int) -> float:
-    """How fine the strands of one head of hair are: 4 to 16 across a radian."""
-    return 4.0 + 12.0 * ((seed * 2654435761) % 1000) / 1000
-
-
-def _scalp(look: Look, top, points, albedo, material, relief, rng) -> None:
+def _scalp(look: Look, sites: Sites, albedo, material, relief, grain, rng) -> None:
+    points = sites.points
     if look.hair == "none":
         return
-    field = _hair_field(top, points, look.receding, look.hair == "long")
+    field, above = _hair_field(sites, look.receding, look.hair == "long")
     if look.hair == "cap":
         line = rng.uniform(0.03, 0.065) - 0.03 * np.clip(-points[:, 2] / 0.1, -1, 1) * rng.random()
-        field = np.clip((points[:, 1] - line) / 0.004 + 0.5, 0, 1).astype(np.float32) * (top.part[2] == 0)
+        field = np.clip((points[:, 1] - line) / 0.004 + 0.5, 0, 1).astype(np.float32) * (sites.skin)
         knit = np.sin(np.arctan2(points[:, 0], points[:, 2]) * rng.integers(20, 90)) * rng.choice([0.0, 0.0004, 0.0009])
         thick = rng.uniform(0.002, 0.012) + rng.uniform(0, 0.006) * fbm(points, 18.0, 2, look.seed + 11)
         thick = thick + rng.choice([0.0, rng.uniform(0.005, 0.06)]) * np.clip((points[:, 1] - 0.06) / 0.055, 0, 1) ** 2
@@ -271,32 +272,42 @@ def _scalp(look: Look, top, points, albedo, material, relief, rng) -> None:
         albedo += field[:, None] * (paint(points, rng) - albedo)
         material[:, :3] += field[:, None] * (np.float32([0.03, 0.8, 0.1]) - material[:, :3])
         return
-    length = {"stubble": 0.0006, "short": 0.35, "medium": 0.8, "long": 1.0}[look.hair]
-    length = length if look.hair == "stubble" else max(0.004, length * look.hair_length)
+    length = {"stubble": 0.0, "short": 0.35, "medium": 0.8, "long": 1.0}[look.hair]
+    length = max(0.004, length * look.hair_length) if length else 0.0
     strands = _strands(points, look.hair_curl, look.seed)
     cover = np.clip(0.5 + 0.5 * fbm(points, 600.0, 1, look.seed + 12), 0, 1) if look.hair == "stubble" else 1.0
     tone = np.asarray(look.hair_color, np.float32) * (1 + 0.5 * np.clip(strands, -1, 1))[:, None]
     albedo += (field * cover)[:, None] * (tone - albedo)
+    crown = points - np.float32([0, 0.09, -0.03])
+    around = np.arctan2(crown[:, 0], crown[:, 2])
+    fall = np.linalg.norm(crown, axis=1) * (60 + 300 * look.hair_curl)
+    hairy = field > 0.3
+    grain[hairy] = np.stack([np.cos(around) * 65, np.sin(around) * 65, fall, np.full_like(fall, 0.35)], 1)[hairy]
     hair_material = np.float32([rng.uniform(0.05, 0.5), rng.uniform(0.4, 0.65), 0.1])
     material[:, :3] += field[:, None] * (hair_material - material[:, :3])
-    relief += (
-        field * np.float32(length) * (1 + np.float32(0.28) * strands + 0.25 * fbm(points, 22.0, 2, look.seed + 13))
-    )
+    edge = 0.004 + 0.03 * look.hair_fade  # hair rises from the skin over this height, lower parts are cut shorter
+    rise = np.clip(above / edge, 0, 1) * (1 - look.hair_fade * np.clip(0.5 - points[:, 1] / 0.12, 0, 1))
+    lumps = 1 + 0.28 * strands + 0.25 * fbm(points, 22.0, 2, look.seed + 13)
+    relief += (field * (0.0008 + length * rise) * lumps).astype(np.float32)
 
 
 def _clothes(look: Look, points, albedo, material, relief, rng) -> None:
+    # Distance from the neck's axis, short of the chin: shoulders are covered.
+    away = np.hypot(points[:, 0], 0.8 * np.minimum(points[:, 2] + 0.03, 0.06)) - 0.065
     height = points[:, 1] - look.cloth + rng.uniform(-0.4, 0.3) * np.clip(points[:, 2], 0, 1)
+    height = height - rng.uniform(0.2, 1.2) * np.clip(away, 0, 1)
     field = np.clip(-height / 0.002 + 0.5, 0, 1).astype(np.float32)
     folds = fbm(points * np.float32([1, 0.6, 1]), rng.uniform(10, 30), 3, look.seed + 14)
     relief += field * (np.float32(rng.uniform(0.002, 0.008)) + np.float32(rng.uniform(0.0005, 0.004)) * folds)
-    albedo += field[:, None] * (paint(points, rng) - albedo)
+    cloth = paint(points, rng) if look.cloth_color is None else np.float32(look.cloth_color)
+    albedo += field[:, None] * (cloth - albedo)
     material[:, :3] += field[:, None] * (np.float32([0.04, 0.75, 0.05]) - material[:, :3])
 
 
-def _inside(look: Look, top: Topology, albedo, material) -> None:
+def _inside(look: Look, sites: Sites, albedo, material) -> None:
     """Eyes, teeth, tongue, and the lining of mouth and sockets."""
-    points, part = top.canonical[2], top.part[2]
-    for name, center in zip(("eye_left", "eye_right"), top.eyes, strict=True):
+    points, part = sites.points, sites.part
+    for name, center in zip(("eye_left", "eye_right"), sites.eyes, strict=True):
         here = part == PARTS.index(name)
         away = points[here] - center
         angle = np.degrees(np.arccos(np.clip(away[:, 2] / np.linalg.norm(away, axis=1), -1, 1)))
@@ -307,9 +318,9 @@ def _inside(look: Look, top: Topology, albedo, material) -> None:
         albedo[here] = np.where((angle < 10)[:, None], np.float32(0.008), color)
         material[here] = np.float32([1.0, 0.12, 0.1, 1])
     for name in ("teeth_upper", "teeth_lower"):
-        albedo[part == PARTS.index(name)] = np.float32([0.65, 0.6, 0.48])
+        albedo[part == PARTS.index(name)] = np.float32([0.52, 0.47, 0.37])
         material[part == PARTS.index(name)] = np.float32([0.5, 0.3, 0.3, 1])
     for name, color in (("tongue", [0.4, 0.13, 0.12]), ("mouth", [0.3, 0.08, 0.07])):
-        here = (part == PARTS.index(name)) & (top.lips < 0.3)
+        here = (part == PARTS.index(name)) & (sites.lips < 0.3)
         albedo[here] = np.float32(color)
         material[here, :2] = np.float32([0.3, 0.35])
