@@ -15,7 +15,7 @@ class NormalErrors:
 
     mean: float
     median: float
-    below: tuple[float, float, float]
+    below: tuple[float, ...]
     pixels: int
 
     def to_dict(self) -> dict[str, object]:

