@@ -1,1 +1,1 @@
-"""Synthetic subjects: who they are, how they look, how they are lit, rendered and written as training sets or captures."""
+"""Synthetic subjects: shape, looks, light, pictures with their truth, training sets and the simulated rig's capture."""

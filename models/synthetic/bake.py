@@ -26,7 +26,7 @@ from models.synthetic.render import Rendering, Surface, render
 from models.synthetic.scenes import turn
 from models.synthetic.skin import Appearance, Look, dress
 from models.synthetic.subject import Subject
-from models.synthetic.topology import capture_mesh, smooth_normals, topology
+from models.synthetic.topology import capture_mesh, smooth_normals
 from protocol.calibration import Calibration, Camera, save_calibration
 from protocol.errors import HeadstreamError
 

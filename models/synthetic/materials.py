@@ -1,4 +1,4 @@
-"""Materials of things that are no skin: stone, plaster, metal, cloth, paint. Every draw is a function of points in space."""
+"""Materials of things that are no skin: stone, plaster, metal, cloth, paint; functions of points in space."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def _hash(x, y, z, seed):
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def value_noise(x, y, z, seed):
+def value_noise(x: float, y: float, z: float, seed: int) -> float:
     """One octave of value noise at one point, -1..1, features one unit wide."""
     fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
     ix, iy, iz = np.int32(fx), np.int32(fy), np.int32(fz)

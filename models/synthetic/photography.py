@@ -32,8 +32,8 @@ def look_at(name: str, place, target, focal: float, size: tuple[int, int], roll:
 def draw_rig(rng: np.random.Generator, points: np.ndarray, views: int, size: int) -> list[Camera]:
     """A random rig about a subject (points (N, 3) of it), of which ``views`` cameras are kept, in random order.
 
-    5 to 12 azimuths with jitter around all or part of the circle, one or more elevations, 0.4 to 2 m away, focal lengths
-    such that the subject's larger side fills 45 to 95 % of the picture, some pictures cut at the border.
+    5 to 12 azimuths with jitter around all or part of the circle, elevations from -22 to 48 degrees, 0.5 to 2.4 m away,
+    focal lengths such that the subject (or its head) fills half to all of the picture, some cut at the border.
     """
     if rng.random() < 0.6:  # frame the upper part: a head, whatever stands below it
         points = points[points[:, 1] > min(rng.uniform(-0.2, -0.11), points[:, 1].max() - 0.12)]
@@ -112,9 +112,9 @@ class Backdrop:
         if self.kind == "gradient":
             return image
         for cells in (4, 9, 23, 61):
-            noise = rng.normal(0, 0.22 * self.contrast, (cells, cells, 3 if rng.random() < 0.5 else 1)).astype(
-                np.float32
-            )
+            noise = rng.normal(0, 0.2 * self.contrast, (cells, cells, 1)).astype(np.float32)
+            if rng.random() < 0.25:
+                noise = noise + rng.normal(0, 0.12 * self.contrast, (cells, cells, 3)).astype(np.float32)
             noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR).reshape(size, size, -1)
             image = image + noise * np.float32(rng.random())
         for _ in range(rng.integers(2, 14)):

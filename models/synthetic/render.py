@@ -24,8 +24,8 @@ class Surface:
     """A mesh with what its material needs, per vertex; metres, linear RGB.
 
     vertices, normals, albedo (P, 3); faces (F, 3) int32; material (P, 4): specular strength, roughness 0..1,
-    translucency 0..1 (how far light bleeds over the terminator), ambient visibility 0..1. grain (P, 4) or None: a place in
-    noise cells and the strength of fine colour noise that is made per pixel, finer than vertices could carry.
+    translucency 0..1 (how far light bleeds over the terminator), ambient visibility 0..1. grain (P, 4) or None: a
+    place in noise cells and the strength of a fine colour noise made per pixel, finer than vertices could carry.
     """
 
     vertices: np.ndarray

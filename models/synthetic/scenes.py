@@ -15,8 +15,10 @@ from models.synthetic.skin import Look, carve, dress
 from models.synthetic.subject import Subject
 from models.synthetic.topology import refine, smooth_normals, topology
 
-EXPRESSIONS = ("jawOpen", "mouthSmile", "mouthFrown", "eyeBlink", "mouthPucker", "mouthFunnel", "browDown", "browInnerUp",
-               "eyeWide", "eyeSquint", "cheekPuff", "noseSneer", "mouthUpperUp", "mouthLowerDown", "mouthStretch")  # fmt: skip
+EXPRESSIONS = (
+    *("jawOpen", "mouthSmile", "mouthFrown", "mouthPucker", "mouthFunnel", "mouthUpperUp", "mouthLowerDown"),
+    *("mouthStretch", "eyeBlink", "eyeWide", "eyeSquint", "browDown", "browInnerUp", "cheekPuff", "noseSneer"),
+)
 
 
 @dataclass(frozen=True, eq=False)

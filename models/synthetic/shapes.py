@@ -93,7 +93,7 @@ def _melt(rng) -> Shape:
     field[[0, -1]], field[:, [0, -1]], field[:, :, [0, -1]] = 0.1, 0.1, 0.1
     if field.min() > -0.05:
         return _lumps(rng)
-    vertices, faces, _, _ = marching_cubes(field, 0.0, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(field, 0.0, gradient_direction="descent")
     vertices = (vertices / (size - 1) * 2 - 1) * 0.16
     return vertices.astype(np.float32), faces.astype(np.int32)
 

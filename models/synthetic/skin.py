@@ -24,8 +24,8 @@ HAIR_COLORS = np.array(
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """Level-2 material of one head. albedo (P, 3) linear; material (P, 4) as in ``Surface``; relief (P,) metres along
-    the normal and shift (P, 3) metres on top; grain (P, 4) as in ``Surface``; hidden (P,) bool: vertices whose faces are not drawn."""
+    """The material of one head's vertices. albedo (P, 3) linear; material and grain (P, 4) as in ``Surface``; relief
+    (P,) metres along the normal, shift (P, 3) metres on top; hidden (P,) bool: vertices whose faces are not drawn."""
 
     albedo: np.ndarray
     material: np.ndarray

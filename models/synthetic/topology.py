@@ -7,6 +7,7 @@ from functools import cache
 
 import numba
 import numpy as np
+from scipy import sparse
 
 from geometry.mesh import edges, loop_matrix
 from models.synthetic.basis import GENDERS, MUSCLES, PARTS, RACES, WEIGHTS, Basis, load_basis
@@ -40,12 +41,12 @@ class Sites:
 
 @dataclass(frozen=True, eq=False)
 class Topology:
-    """The bust's mesh. faces[k] (F_k, 3) and sites[k] at Loop level k = 0, 1, 2; up[k] is the sparse matrix from level k
-    to k + 1; follow (P_0,) is 0 where a vertex stays with the chest and 1 where it turns with the head."""
+    """The bust's mesh. faces[k] (F_k, 3) and sites[k] at Loop level k = 0, 1, 2; up[k] is the sparse matrix from level
+    k to k + 1; follow (P_0,) is 0 where a vertex stays with the chest and 1 where it turns with the head."""
 
     basis: Basis
     faces: tuple[np.ndarray, ...]
-    up: tuple
+    up: tuple[sparse.csr_matrix, ...]
     sites: tuple[Sites, ...]
     follow: np.ndarray
 
@@ -60,9 +61,9 @@ class CaptureMesh:
     colour. ``sites`` belong to the B vertices, whose first A are the surface's own.
     """
 
-    shape: object
+    shape: sparse.csr_matrix
     faces: np.ndarray
-    paint: object
+    paint: sparse.csr_matrix
     fine_faces: np.ndarray
     sites: Sites
 
@@ -79,7 +80,7 @@ def topology() -> Topology:
     part = np.append(basis.part, 0).astype(np.uint8)
 
     def reach(words: tuple[str, ...], least: float, full: float) -> np.ndarray:
-        """Where targets with one of ``words`` in their label move the mesh: 0 below ``least`` metres, 1 above ``full``."""
+        """Where targets with one of ``words`` in their label move the mesh: 0 below ``least`` m, 1 above ``full``."""
         rows = [i for i, label in enumerate(basis.local_labels) if any(word in label for word in words)]
         moved = np.append(np.linalg.norm(basis.local[rows], axis=2).max(0), 0)
         return _smoothstep(least, full, moved).astype(np.float32)
@@ -127,13 +128,13 @@ def refine(vertices: np.ndarray, levels: int = 2) -> np.ndarray:
     return vertices
 
 
-def split_edges(faces: np.ndarray, count: int, marked: np.ndarray, smooth: bool):
+def split_edges(
+    faces: np.ndarray, count: int, marked: np.ndarray, smooth: bool
+) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Put a vertex on each of the edges ``marked`` (N, 2, smaller index first): a sparse matrix and the new faces.
 
     Old vertices stay where they are. smooth: new vertices follow Loop's rule for edges, else they are the middles.
     """
-    from scipy import sparse
-
     number = {tuple(pair): count + k for k, pair in enumerate(marked.tolist())}
     opposite: dict[int, list[int]] = {}
     out: list[tuple[int, int, int]] = []
@@ -162,7 +163,7 @@ def _split_face(corners, middles) -> list[tuple[int, int, int]]:
     """One triangle with new vertices on none, some or all of its edges ab, bc, ca: one to four triangles."""
     a, b, c = corners
     ab, bc, ca = middles
-    while ab is None and (bc is not None or ca is not None) or (ab is not None and bc is None and ca is not None):
+    while (ab is None and (bc is not None or ca is not None)) or (ab is not None and bc is None and ca is not None):
         a, b, c, ab, bc, ca = b, c, a, bc, ca, ab  # turn until ab, or ab and bc, are the split ones
     if ab is None:
         return [(a, b, c)]
@@ -199,7 +200,7 @@ def head_middle(vertices: np.ndarray, basis: Basis) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def smooth_normals(vertices, faces):
+def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit vertex normals, area-weighted, float32.  # P,3"""
     out = np.zeros_like(vertices)
     for f in range(faces.shape[0]):

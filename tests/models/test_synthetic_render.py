@@ -1,0 +1,134 @@
+"""Pictures and their truth: what is rendered agrees with the geometry that it was rendered from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import trimesh
+
+from geometry.cameras import pixel_rays, project
+from models.synthetic.lighting import Lamp, Lighting, ambient_visibility, sky_from, sphere_directions, with_shadows
+from models.synthetic.noise import fbm
+from models.synthetic.photography import draw_rig, look_at
+from models.synthetic.render import Surface, render
+
+DARK = np.zeros((9, 3), np.float32)
+
+
+def egg(size=(0.09, 0.12, 0.1), level=5) -> Surface:
+    ball = trimesh.creation.icosphere(level)
+    vertices = np.asarray(ball.vertices * size, np.float32)
+    normals = ball.vertices / size
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    count = len(vertices)
+    material = np.tile(np.float32([0, 0.8, 0, 1]), (count, 1))
+    return Surface(
+        vertices,
+        np.asarray(ball.faces, np.int32),
+        normals.astype(np.float32),
+        np.full((count, 3), 0.5, np.float32),
+        material,
+    )
+
+
+def camera(size=96):
+    return look_at("front", (0.25, 0.1, 0.7), (0, 0, 0), 2.4 * size, (size, size), roll=0.2)
+
+
+def test_truth_normals_are_those_of_the_depth():
+    front = camera()
+    (view,) = render(egg(), [front], Lighting(DARK, ()))
+    rays = pixel_rays(front)
+    points = rays / rays[..., 2:] * view.depth[..., None]
+    across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
+    measured = np.cross(down, across)
+    measured /= np.linalg.norm(measured, axis=-1, keepdims=True) + 1e-12
+    inner = view.mask.copy()
+    for axis in (0, 1):
+        inner &= np.roll(view.mask, 1, axis) & np.roll(view.mask, -1, axis)
+    inner = inner[1:-1, 1:-1]
+    cosine = (measured * view.normal[1:-1, 1:-1]).sum(-1)[inner]
+    assert inner.sum() > 1500
+    assert np.degrees(np.arccos(np.clip(np.median(cosine), -1, 1))) < 1.5
+    assert (view.normal[1:-1, 1:-1][inner][:, 2] < 0.2).all()
+
+
+def test_mask_depth_and_normal_cover_the_same_pixels():
+    (view,) = render(egg(), [camera()], Lighting(DARK, ()))
+    assert (view.mask == (view.depth > 0)).all()
+    length = np.linalg.norm(view.normal, axis=-1)
+    assert np.allclose(length[view.mask], 1, atol=1e-4)
+    assert (length[~view.mask] == 0).all()
+
+
+def test_drawn_cameras_see_points_where_they_project():
+    surface = egg(level=4)
+    cameras = draw_rig(np.random.default_rng(3), surface.vertices, 4, 96)
+    seen = 0
+    for view, eye in zip(render(surface, cameras, Lighting(DARK, ())), cameras, strict=True):
+        toward = eye.center - surface.vertices
+        facing = (toward * surface.normals).sum(1) / np.linalg.norm(toward, axis=1) > 0.6
+        pixels, depth = project(eye, surface.vertices[facing])
+        inside = ((pixels > 1) & (pixels < 94)).all(1)
+        column, row = np.rint(pixels[inside]).astype(int).T
+        assert np.median(np.abs(view.depth[row, column] - depth[inside])) < 1e-3
+        seen += inside.sum()
+    assert seen > 500
+
+
+def test_even_light_from_everywhere_is_its_own_irradiance():
+    directions = sphere_directions(400)
+    sky = sky_from(directions, np.tile([0.2, 0.5, 0.9], (400, 1)))
+    assert np.allclose(sky[0], [0.2, 0.5, 0.9], atol=1e-4)
+    assert np.abs(sky[1:]).max() < 0.01
+
+
+def test_sky_matches_the_integral_of_a_soft_light():
+    directions = sphere_directions(4000)
+    colors = np.clip(directions @ np.array([0.3, 0.9, 0.2]), 0, None)[:, None] * np.ones(3)
+    sky = sky_from(directions, colors)[:, 0]
+    for n in sphere_directions(12):
+        x, y, z = n
+        terms = np.array([1, y, z, x, x * y, y * z, 3 * z * z - 1, x * z, x * x - y * y])
+        integral = (np.clip(directions @ n, 0, None) * colors[:, 0]).mean() * 4
+        assert terms @ sky == pytest.approx(integral, abs=0.03)
+
+
+def test_a_plate_throws_its_shadow_and_light_falls_with_the_square_of_distance():
+    ball = egg((0.1, 0.1, 0.1))
+    side = np.float32([[-0.3, 0.3, -0.3], [0.3, 0.3, -0.3], [0.3, 0.3, 0.3], [-0.3, 0.3, 0.3]])
+    count = len(ball.vertices)
+    plate_faces = np.array([[0, 2, 1], [0, 3, 2]], np.int32) + count
+    vertices, faces = np.vstack([ball.vertices, side]), np.vstack([ball.faces, plate_faces])
+    front = look_at("front", (0, 0, 0.8), (0, 0, 0), 200, (64, 64))
+    above = Lighting(DARK, (Lamp("far", (0, 1, 0.3), (1, 1, 1), 0.0),))
+    (lit,) = render(ball, [front], with_shadows(above, ball.vertices, ball.faces))
+    (dark,) = render(ball, [front], with_shadows(above, vertices, faces))
+    assert lit.light[20, 32, 0] > 0.1
+    assert dark.light[lit.mask].max() < 0.05 * lit.light.max()
+
+    near, far = (
+        render(ball, [front], Lighting(DARK, (Lamp("near", (0, 0, z), (1, 1, 1), 0.0, shadow=False, reach=1.0),)))[0]
+        for z in (0.6, 1.1)
+    )
+    assert near.light[32, 32, 0] / far.light[32, 32, 0] == pytest.approx(4, rel=0.05)  # the ball's front is at 0.1
+
+
+def test_a_hollow_sees_less_sky_than_a_hill():
+    ball = trimesh.creation.icosphere(4)
+    dent = 1 - 0.8 * np.exp(-((1 - ball.vertices[:, 2]) / 0.08))
+    vertices = (ball.vertices * dent[:, None]).astype(np.float32)
+    mesh = trimesh.Trimesh(vertices, ball.faces, process=False)
+    visible = ambient_visibility(vertices, np.asarray(mesh.vertex_normals), np.asarray(ball.faces, np.int32), 40)
+    assert visible[np.argmax(ball.vertices[:, 2])] < 0.5
+    assert visible[np.argmin(ball.vertices[:, 2])] > 0.95
+
+
+def test_noise_is_even_repeatable_and_smooth():
+    points = np.random.default_rng(0).uniform(-5, 5, (20000, 3)).astype(np.float32)
+    values = fbm(points, 3.0, 3, 9)
+    assert abs(values.mean()) < 0.03
+    assert 0.2 < values.std() < 0.6
+    assert (values == fbm(points, 3.0, 3, 9)).all()
+    assert (values != fbm(points, 3.0, 3, 10)).mean() > 0.99
+    assert np.abs(fbm(points + 1e-4, 3.0, 3, 9) - values).max() < 0.02

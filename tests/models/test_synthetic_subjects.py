@@ -1,0 +1,129 @@
+"""Heads, hats and solids: shapes that are closed, people that are symmetric, expressions that move what they name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import trimesh
+from scipy.spatial import cKDTree
+
+from geometry.mesh import edges
+from models.synthetic.performance import perform
+from models.synthetic.scenes import turn
+from models.synthetic.shapes import hat, plinth, random_solid, sharpened
+from models.synthetic.subject import Subject
+from models.synthetic.topology import capture_mesh, split_edges, topology
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return Subject.draw(np.random.default_rng(5))
+
+
+def test_a_person_is_a_head_at_the_origin_facing_z(subject):
+    top = topology()
+    skin = subject.neutral[: len(top.basis.part)][top.basis.part == 0]
+    assert 0.09 < skin[:, 1].max() < 0.14
+    assert np.abs(skin[:, 0].mean()) < 0.005
+    nose = skin[np.argmax(skin[:, 2] * (np.abs(skin[:, 0]) < 0.01) * (np.abs(skin[:, 1]) < 0.08))]
+    assert nose[2] > 0.07
+    eyes = top.sites[0].eyes
+    assert eyes[0, 0] > 0.02
+    assert eyes[1, 0] == pytest.approx(-eyes[0, 0], abs=1e-3)
+
+
+def test_the_same_draw_is_the_same_person_and_another_is_not():
+    one, again, other = (Subject.draw(np.random.default_rng(seed)).neutral for seed in (1, 1, 2))
+    assert (one == again).all()
+    assert np.abs(one - other).max() > 0.003
+
+
+def test_left_and_right_of_a_face_are_tied():
+    top = topology()
+    points = top.sites[0].points
+    distance, mirror = cKDTree(points).query(points * [-1, 1, 1])
+    twins = (distance < 1e-4) & top.sites[0].skin
+    assert twins.sum() > 2000
+    uneven = []
+    for seed in range(6):
+        shape = Subject.draw(np.random.default_rng(seed)).neutral
+        uneven.append(np.abs(shape[twins] * [-1, 1, 1] - shape[mirror[twins]]).mean())
+    assert max(uneven) < 0.004
+    assert np.mean(uneven) > 1e-4  # but nobody is exactly symmetric
+
+
+def test_expressions_move_their_own_side(subject):
+    top = topology()
+    moved = np.linalg.norm(subject.pose({"eyeBlinkLeft": 1.0}) - subject.neutral, axis=1)
+    sites = top.sites[0]
+    left, right = ((np.linalg.norm(sites.points - eye, axis=1) < 0.027) & sites.skin for eye in sites.eyes)
+    assert moved[left].max() > 0.003
+    assert moved[right].max() < 0.001
+
+
+def test_the_head_turns_and_the_chest_stays(subject):
+    top = topology()
+    moved = np.linalg.norm(subject.pose(None, turn(np.radians(20), 0, 0)) - subject.neutral, axis=1)
+    assert moved[top.sites[0].points[:, 1] < -0.26].max() < 1e-6
+    assert moved[top.sites[0].points[:, 1] > 0].max() > 0.02
+
+
+def test_the_performance_closes_its_loop_and_never_jumps():
+    names = topology().basis.action_labels
+    phases = np.linspace(0, 1, 301)
+    moments = [perform(phase, 10.0) for phase in phases]
+    rows = np.array([[moment.actions.get(name, 0.0) for name in names] for moment in moments])
+    angles = np.degrees([moment.angles for moment in moments])
+    assert set(moments[0].actions) <= set(names)
+    assert np.allclose(rows[0], rows[-1], atol=1e-9)
+    assert np.allclose(angles[0], angles[-1], atol=1e-9)
+    assert np.allclose(moments[0].shift, moments[-1].shift, atol=1e-9)
+    assert np.abs(np.diff(rows, axis=0)).max() < 0.55  # a blink closes in three frames
+    assert np.abs(np.diff(angles, axis=0)).max() < 2.0
+    assert 15 < np.abs(angles[:, 0]).max() <= 21
+    blinks = rows[:, names.index("eyeBlinkLeft")]
+    assert ((blinks[1:] > 0.5) & (blinks[:-1] <= 0.5)).sum() >= 4
+    assert rows[:, names.index("jawOpen")].max() > 0.4
+
+
+@pytest.mark.parametrize(
+    "make", [random_solid, lambda rng: hat(rng, (0.08, 0.1)), plinth], ids=["solid", "hat", "plinth"]
+)
+def test_shapes_are_closed_and_turned_outward(make):
+    for seed in range(6):
+        vertices, faces = make(np.random.default_rng(seed))
+        mesh = trimesh.Trimesh(vertices, faces, process=False)
+        assert mesh.is_watertight
+        assert mesh.volume > 1e-5
+        assert 0.03 < np.ptp(vertices, axis=0).max() < 0.8
+
+
+def test_sharpened_keeps_the_corners_of_a_box_crisp():
+    box = trimesh.creation.box((1, 1, 1))
+    vertices, faces, normals = sharpened(np.asarray(box.vertices, np.float32), np.asarray(box.faces, np.int32))
+    assert np.allclose(np.abs(normals).max(1), 1, atol=1e-5)
+    assert np.allclose(vertices[faces], box.vertices[box.faces])
+
+
+def test_splitting_some_edges_leaves_no_cracks_and_the_same_surface():
+    ball = trimesh.creation.icosphere(2)
+    faces = np.asarray(ball.faces, np.int32)
+    every = edges(faces)
+    some = every[np.random.default_rng(0).random(len(every)) < 0.4]
+    matrix, finer = split_edges(faces, len(ball.vertices), some, smooth=False)
+    split = trimesh.Trimesh(matrix @ ball.vertices, finer, process=False)
+    assert split.is_watertight
+    assert split.area == pytest.approx(ball.area, rel=1e-6)
+    assert split.volume == pytest.approx(ball.volume, rel=1e-6)
+    assert len(finer) == len(faces) + 2 * len(some)
+
+
+def test_the_capture_mesh_is_one_surface_sampled_twice(subject):
+    level = capture_mesh()
+    vertices = level.shape @ subject.neutral
+    fine = level.paint @ vertices
+    assert (fine[: len(vertices)] == vertices).all()
+    coarse, finer = (
+        trimesh.Trimesh(v, f, process=False) for v, f in ((vertices, level.faces), (fine, level.fine_faces))
+    )
+    assert finer.area == pytest.approx(coarse.area, rel=1e-5)
