@@ -209,7 +209,9 @@ def render_frame(settings: BakeSettings, index: int) -> tuple[Mesh, list[Renderi
     )
     lighting = with_shadows(_studio_light(), vertices, level.faces)
     outer = ~np.isin(level.sites.part[:count], _HIDDEN)
-    return Mesh(*_used(vertices, level.faces[outer[level.faces].any(1)])), render(surface, ring(settings), lighting)
+    return Mesh(*_used(vertices, level.faces[outer[level.faces].any(1)])), render(
+        surface, ring(settings), lighting, closed=True
+    )
 
 
 _HIDDEN = (

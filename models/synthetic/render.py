@@ -50,17 +50,20 @@ class Rendering:
         return self.depth > 0
 
 
-def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting) -> list[Rendering]:
-    """Render every camera. Cameras are pinholes (distortion is refused with ValueError)."""
+def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting, *, closed: bool = False) -> list[Rendering]:
+    """Render every camera. Cameras are pinholes (distortion is refused with ValueError).
+
+    closed: the surface has no border that a camera could look into, so faces that point away are skipped.
+    """
     columns = [surface.vertices, surface.normals, surface.albedo, surface.material]
     if surface.grain is not None:
         columns.append(surface.grain)
     attributes = np.concatenate(columns, axis=1, dtype=np.float32)  # P,13 or P,17
     faces = np.ascontiguousarray(surface.faces, np.int32)
-    return [_render_view(attributes, faces, camera, lighting) for camera in cameras]
+    return [_render_view(attributes, faces, camera, lighting, closed) for camera in cameras]
 
 
-def _render_view(attributes, faces, camera: Camera, lighting: Lighting) -> Rendering:
+def _render_view(attributes, faces, camera: Camera, lighting: Lighting, closed: bool) -> Rendering:
     if np.any(camera.dist):
         raise ValueError(f"camera {camera.name} has distortion; rendering needs pinholes")
     shape = (camera.height, camera.width)
@@ -79,6 +82,7 @@ def _render_view(attributes, faces, camera: Camera, lighting: Lighting) -> Rende
         lighting.sky,
         lighting.shadow_maps,
         lighting.shadow_matrices,
+        closed,
         light,
         normal,
         depth,
@@ -87,7 +91,7 @@ def _render_view(attributes, faces, camera: Camera, lighting: Lighting) -> Rende
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_matrices, light, normal, depth):
+def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_matrices, closed, light, normal, depth):
     height, width = depth.shape
     screen = np.empty((attributes.shape[0], 3), np.float32)  # x, y in pixels, 1 / z
     for i in range(attributes.shape[0]):
@@ -109,6 +113,9 @@ def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_
         cx, cy, cw = screen[c, 0], screen[c, 1], screen[c, 2]
         if aw < 0 or bw < 0 or cw < 0:
             continue
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(area) < 1e-9 or (closed and area > 0):  # rows grow downward: outward faces have a negative area
+            continue
         x0 = max(0, int(np.ceil(min(ax, bx, cx))))
         x1 = min(width - 1, int(np.floor(max(ax, bx, cx))))
         if x0 > x1:
@@ -116,9 +123,6 @@ def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_
         y0 = max(0, int(np.ceil(min(ay, by, cy))))
         y1 = min(height - 1, int(np.floor(max(ay, by, cy))))
         if y0 > y1:
-            continue
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if abs(area) < 1e-9:
             continue
         inverse = 1 / area
         for py in range(y0, y1 + 1):

@@ -12,6 +12,8 @@ from scipy import sparse
 from geometry.mesh import edges, loop_matrix
 from models.synthetic.basis import GENDERS, MUSCLES, PARTS, RACES, WEIGHTS, Basis, load_basis
 
+_EYES = (PARTS.index("eye_left"), PARTS.index("eye_right"))
+
 
 @dataclass(frozen=True, eq=False)
 class Sites:
@@ -57,7 +59,7 @@ class CaptureMesh:
 
     The surface's own vertices are ``shape @ level-0 vertices`` (A, 3), moved along their normals by the relief, with
     ``faces`` (F, 3): level 1, with the long edges of the scalp and the eyes split once more. ``paint`` (B, A) puts
-    vertices on the middles of its edges, so ``fine_faces`` (4F, 3) are the same surface exactly and only carry finer
+    vertices on the middles of the head's edges, so ``fine_faces`` are the same surface exactly and only carry finer
     colour. ``sites`` belong to the B vertices, whose first A are the surface's own.
     """
 
@@ -112,12 +114,14 @@ def capture_mesh() -> CaptureMesh:
     kept = np.isin(sites.part, [PARTS.index(name) for name in ("mouth", "socket", "teeth_lower", "tongue")])
     edge = edges(faces)
     length = np.linalg.norm(sites.points[edge[:, 0]] - sites.points[edge[:, 1]], axis=1)
-    eye = np.isin(sites.part, [PARTS.index("eye_left"), PARTS.index("eye_right")])
+    eye = np.isin(sites.part, _EYES)
     head = sites.points[:, 1] > -0.17
     long = (length > 0.0033) & head[edge].all(1) & ~kept[edge].any(1) | eye[edge].all(1)
     split, faces = split_edges(faces, len(sites.points), edge[long], smooth=True)
     sites = sites.carried(split)
-    paint, fine = split_edges(faces, len(sites.points), edges(faces), smooth=False)
+    edge = edges(faces)
+    painted = (sites.skin & (sites.points[:, 1] > -0.13)) | np.isin(sites.part, _EYES)
+    paint, fine = split_edges(faces, len(sites.points), edge[painted[edge].all(1)], smooth=False)
     return CaptureMesh((split @ top.up[0]).tocsr(), faces, paint, fine, sites.carried(paint))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import trimesh
@@ -9,7 +11,7 @@ import trimesh
 from geometry.cameras import pixel_rays, project
 from models.synthetic.lighting import Lamp, Lighting, ambient_visibility, sky_from, sphere_directions, with_shadows
 from models.synthetic.noise import fbm
-from models.synthetic.photography import draw_rig, look_at
+from models.synthetic.photography import Sensor, develop, draw_rig, look_at
 from models.synthetic.render import Surface, render
 
 DARK = np.zeros((9, 3), np.float32)
@@ -132,3 +134,28 @@ def test_noise_is_even_repeatable_and_smooth():
     assert (values == fbm(points, 3.0, 3, 9)).all()
     assert (values != fbm(points, 3.0, 3, 10)).mean() > 0.99
     assert np.abs(fbm(points + 1e-4, 3.0, 3, 9) - values).max() < 0.02
+
+
+def test_skipping_faces_that_point_away_changes_nothing_on_a_closed_surface():
+    lighting = Lighting(sky_from(np.eye(3), np.ones((3, 3))), (Lamp("far", (1, 1, 1), (1, 1, 1), 0.1, shadow=False),))
+    (whole,), (front,) = (render(egg(), [camera()], lighting, closed=closed) for closed in (False, True))
+    assert whole.mask.sum() > 1500
+    assert (whole.mask != front.mask).sum() <= 2
+    both = whole.mask & front.mask
+    assert np.abs(whole.light - front.light)[both].max() < 1e-3
+
+
+def test_developing_blends_edges_clips_softly_and_adds_the_asked_noise():
+    light = np.zeros((64, 64, 3), np.float32)
+    light[:, :32] = 0.2
+    mask = light[..., 0] > 0
+    background = np.full((64, 64, 3), 0.9, np.float32)
+    rng = np.random.default_rng(0)
+    clean = Sensor((1.0, 1.0, 1.0), 1.0, 0.0, 0.0, 90, 0.6)
+    picture = develop(light, mask, background, clean, rng).astype(int)
+    assert abs(picture[32, 5, 0] - 255 * 0.2 ** (1 / 2.2)) < 2
+    assert abs(picture[32, 60, 0] - 0.9 * 255) < 2
+    assert (np.diff(picture[32, :, 0]) >= 0).all()  # no dark seam between subject and background
+    assert develop(light * 100, mask, background, clean, rng)[32, 5, 0] == 255
+    noisy = develop(light, mask, background, replace(clean, noise=8.0), rng).astype(int)
+    assert 1 < (noisy - picture)[:, :30].std() < 8
