@@ -73,19 +73,20 @@ class SurfaceFrame:
 
 @dataclass(frozen=True)
 class SurfaceSettings:
-    """How the surface is made. Lengths in metres; sigmas are one standard deviation of what the rows measure.
+    """How the surface is made.
 
     vertices: of the mesh, about. iterations: of a warm frame. keyframe_iterations: at full resolution. photometric:
-    whether pictures are compared. The sigmas suit the normals of a small network (surface-method.md's table).
+    whether pictures are compared. The sigmas are the best case; each frame raises them to what its views disagree by.
+    hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas.
     """
 
     vertices: int = 10_000
     iterations: int = 2
     keyframe_iterations: int = 12
     photometric: bool = True
-    sigma_normal: float = 0.12  # radians
-    sigma_silhouette: float = 0.8e-3
-    sigma_photometric: float = 0.15e-3
+    sigma_normal: float = 0.05  # radians
+    sigma_silhouette: float = 0.5  # pixels of the maps
+    sigma_photometric: float = 0.15e-3  # metres
     hull_cells: int = 128
     uv: bool = True
 

@@ -25,7 +25,7 @@ class ContourRows:
     """Points on edges that should move, each by one row (``System.add_edge_points``).
 
     edge (n,) int32; share (n,) where on the edge, 0 at its first end; gradient (n, 3) unit-less direction in the world
-    along which the signed distance grows metre by metre; want (n,) metres to move along it; weight (n,) in 1/m^2.
+    along which the signed distance grows metre by metre; want (n,) metres to move along it; weight (n,).
     """
 
     edge: np.ndarray
@@ -42,13 +42,12 @@ def contour_rows(
     rig: Rig,
     outlines: Silhouettes,
     gate: float,
-    sigma: float,
     scale: float,
 ) -> ContourRows:
     """Find contour points of all views and what the masks say of them.
 
-    face (V, H, W) from the rasteriser; gate in pixels: a contour point further from the outline is not its own; sigma
-    in metres; scale in metres: residuals beyond it lose weight (Cauchy).
+    face (V, H, W) from the rasteriser; gate in pixels: a contour point further from the outline is not its own;
+    scale in metres: residuals beyond it lose weight (Cauchy), from 1.
     """
     room = max(len(topology.edges) // 4, 64)
     views = len(rig.focal)
@@ -57,7 +56,7 @@ def contour_rows(
     count = np.zeros(views, np.int64)
     _contours(
         shape.vertices, shape.normals, topology.edges, topology.start, topology.link, face, rig.matrix, rig.rotation,
-        rig.center, rig.focal, outlines.distance, outlines.known, outlines.blind, gate, sigma, scale, edge, data, count,
+        rig.center, rig.focal, outlines.distance, outlines.known, outlines.blind, gate, scale, edge, data, count,
     )  # fmt: skip
     picked = np.arange(room) < count[:, None]
     edge, data = edge[picked], data[picked]
@@ -82,7 +81,7 @@ def _bilinear(image, x, y):
 
 
 @numba.njit(cache=True, nogil=True)
-def _row(p0, p1, p2, m, r, focal, distance, known, limit, sigma, scale, out):
+def _row(p0, p1, p2, m, r, focal, distance, known, limit, scale, out):
     """One point against one outline: fills gradient, want and weight, returns (ok, pixel x, pixel y, distance)."""
     w = m[2, 0] * p0 + m[2, 1] * p1 + m[2, 2] * p2 + m[2, 3]
     if w < 0.01:
@@ -106,13 +105,13 @@ def _row(p0, p1, p2, m, r, focal, distance, known, limit, sigma, scale, out):
     for axis in range(3):
         out[axis] = (gx * (m[0, axis] - x * m[2, axis]) + gy * (m[1, axis] - y * m[2, axis])) / focal
     out[3] = -s * metre
-    out[4] = 1.0 / (sigma * sigma * (1.0 + (s * metre / scale) ** 2))
+    out[4] = 1.0 / (1.0 + (s * metre / scale) ** 2)
     return True, x, y, s
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _contours(
-    x, normals, edges, start, link, face, matrix, rotation, center, focal, distance, known, blind, gate, sigma, scale,
+    x, normals, edges, start, link, face, matrix, rotation, center, focal, distance, known, blind, gate, scale,
     edge_out, data_out, count,
 ):  # fmt: skip
     for v in numba.prange(matrix.shape[0]):
@@ -136,7 +135,7 @@ def _contours(
             p1 = x[i, 1] + share * (x[j, 1] - x[i, 1])
             p2 = x[i, 2] + share * (x[j, 2] - x[i, 2])
             ok, px, py, _ = _row(
-                p0, p1, p2, matrix[v], rotation[v], focal[v], distance[v], known[v], gate, sigma, scale, out
+                p0, p1, p2, matrix[v], rotation[v], focal[v], distance[v], known[v], gate, scale, out
             )
             if not ok:
                 continue
@@ -157,8 +156,8 @@ def _contours(
             if found >= edge_out.shape[1]:
                 break
             ok, px, py, s = _row(
-                x[i, 0], x[i, 1], x[i, 2], matrix[v], rotation[v], focal[v], distance[v], known[v], 2.0 * gate, sigma,
-                scale, out,
+                x[i, 0], x[i, 1], x[i, 2], matrix[v], rotation[v], focal[v], distance[v], known[v], 2.0 * gate, scale,
+                out,
             )  # fmt: skip
             if not ok or s > -_OUTSIDE:
                 continue

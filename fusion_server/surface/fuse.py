@@ -26,6 +26,11 @@ class Fused:
     weight: np.ndarray
     agreement: np.ndarray
 
+    def disagreement(self) -> float:
+        """How far votes for one face typically lie apart, radians: the noise that the views can know of."""
+        seen = self.agreement[self.weight > 0.2]
+        return float(np.sqrt(2 * (1 - np.median(seen)))) if len(seen) else 0.0
+
 
 def fuse_normals(
     shape: Shape,

@@ -14,9 +14,9 @@ from geometry.rasterize.base import Rasterizer
 from geometry.remesh import edge_length_for, remesh
 
 # Gates close and photometry looks less far as the surface settles.
-_FAR = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, step=0.5e-3)
-_NEAR = Step(gate=8.0, scale=4e-3, relax=0.3, reach=2e-3, step=0.5e-3)
-_CLOSE = Step(gate=4.0, scale=2e-3, relax=0.3, reach=1e-3)
+_FAR = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3)
+_NEAR = Step(gate=8.0, scale=4e-3, relax=0.3, reach=2e-3)
+_CLOSE = Step(gate=4.0, scale=2e-3, relax=0.3, reach=1.5e-3)
 
 
 def make_keyframe(

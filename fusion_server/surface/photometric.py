@@ -1,8 +1,11 @@
 """Where along its normal a vertex looks the same from several cameras.
 
-Per vertex the best few views are compared on a patch of the tangent plane, moved along the normal; the height at which
-the patches correlate best is a position that neither normals nor outlines know. Curves are averaged over neighbours
-before a peak is looked for, so that weak texture adds up instead of being thrown away.
+The surface is strewn with samples, a few to a face, and each sample is read from the pictures at several heights along
+the normal. A vertex compares its best views on the samples of the faces around it, height by height, by normalised
+cross-correlation: the patch bends as the surface does, every sample is read once however many patches it lies in, and
+neighbours share their work. The height of the best correlation is a position that neither normals nor outlines know.
+Curves are averaged over neighbours, by contrast, before a peak is looked for, so that weak texture adds up instead of
+being thrown away.
 """
 
 from __future__ import annotations
@@ -17,16 +20,19 @@ import numpy as np
 from fusion_server.surface.base import Rig, View
 from fusion_server.surface.solve import Shape, Topology
 
-_VIEWS = 3  # compared per vertex
-_FACING = 0.45  # cosine to the view; nearer to grazing a patch has no pixels
-_HALF = 3  # samples to either side of a patch's middle
-_FOOTPRINT = 0.8e-3  # metres a pixel that surface-method.md's lengths were found at; others scale with it
+_SLOTS = 4  # views kept per face
+_VIEWS = 3  # of them compared per vertex
+_FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
+_BLUR = 0.8  # pixels
+_FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
+_SPACING = 1.4  # pixels between samples, about
 _FLAT = 1.0  # grey levels of contrast below which a patch has nothing to compare
 _ROUNDS = 3  # of averaging over neighbours
 _HEIGHT = 0.35  # correlation below which a peak is none
 _ABOVE = 0.03  # by which it must top any other peak
 _APART = 1.2e-3  # metres away
 _AGREE = 0.5e-3  # metres: difference from the neighbours that halves the weight
+_SHARPNESS = 0.3  # a peak's standard deviation over sqrt((1 - height) / curvature), found against known truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +46,10 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """Heights along vertex normals: want (P,) metres; score (P,) 0 where there is none, to 1; found: their number."""
+    """Heights along vertex normals: want (P,) metres; variance (P,) in m^2, infinite where there is none."""
 
     want: np.ndarray
-    score: np.ndarray
-    found: int
+    variance: np.ndarray
 
 
 def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
@@ -54,51 +59,58 @@ def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
     grey = np.zeros((len(views), height, width), np.float32)
     for n, view in enumerate(views):
         image = view.image if view.image.ndim == 2 else cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-        blurred = cv2.GaussianBlur(image.astype(np.float32), (0, 0), 0.8)
-        grey[n, : image.shape[0], : image.shape[1]] = blurred
+        cv2.GaussianBlur(
+            image.astype(np.float32), (0, 0), _BLUR, dst=grey[n, : image.shape[0], : image.shape[1]]
+        )
     rig = Rig.of([view.image_camera for view in views])
     away = np.linalg.norm(rig.center - middle, axis=1)
     return Pictures(grey, rig, float(np.median(away / rig.focal)))
 
 
 def photometric_positions(
-    shape: Shape,
-    topology: Topology,
-    pictures: Pictures,
-    map_rig: Rig,
-    depth: np.ndarray,
-    reach: float,
-    step: float,
+    shape: Shape, topology: Topology, pictures: Pictures, map_rig: Rig, depth: np.ndarray, reach: float, step: float
 ) -> Positions:
     """Compare pictures at heights -reach to reach (metres at the method's footprint, scaled to this one's).
 
-    depth: (V, H, W) from the rasteriser with map_rig's cameras, to know which views see a vertex.
+    depth: (V, H, W) from the rasteriser with map_rig's cameras, to know which views see a face.
     """
     scale = float(np.clip(pictures.footprint / _FOOTPRINT, 0.4, 2.0))
     half = round(reach / step)
     step *= scale
-    curves = np.zeros((len(shape.vertices), 2 * half + 1), np.float32)
-    valid = np.zeros(len(shape.vertices), np.float32)
-    _curves(
-        shape.vertices, shape.normals, pictures.grey, pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth,
-        scale * _FOOTPRINT, step, curves, valid,
+    heights = np.arange(-half, half + 1) * step
+    places = _sample_places(shape.edge / pictures.footprint)
+    slot_view = np.full((len(topology.faces), _SLOTS), -1, np.int8)
+    samples = np.empty((len(topology.faces), _SLOTS, len(places), len(heights)), np.float32)
+    _sample(
+        shape.vertices, shape.normals, topology.faces, shape.face_normals, places, heights, pictures.grey,
+        pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, 3 * scale * _FOOTPRINT, slot_view, samples,
+    )  # fmt: skip
+    curves = np.zeros((len(shape.vertices), len(heights)), np.float32)
+    contrast = np.zeros(len(shape.vertices), np.float32)
+    around = topology.around
+    _correlate(
+        shape.vertices, shape.normals, pictures.rig.center, slot_view, samples, around.start, around.face,
+        around.wide_start, around.wide_face, curves, contrast,
     )  # fmt: skip
     for _ in range(_ROUNDS):
-        curves, valid = _averaged(curves, valid, topology.start, topology.neighbour)
+        curves, contrast = _averaged(curves, contrast, topology.start, topology.neighbour)
     want = np.zeros(len(curves))
-    score = np.zeros(len(curves))
-    _peaks(curves, valid, step, scale * _APART, want, score)
-    _agreement(want, score, topology.start, topology.neighbour, scale * _AGREE)
-    return Positions(want, score, int((score > 0).sum()))
+    variance = np.full(len(curves), np.inf)
+    _peaks(curves, contrast, step, scale * _APART, want, variance)
+    _agreement(want, variance, topology.start, topology.neighbour, scale * _AGREE)
+    return Positions(want, variance)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _inside(x, y, height, width):
-    return 0.0 <= x < width - 1 and 0.0 <= y < height - 1
+def _sample_places(edge: float) -> np.ndarray:
+    """Barycentric places of samples: the middles of a face cut into n x n alike; edge in pixels.  # n*n,2"""
+    n = int(np.clip(round(edge / _SPACING / 1.6), 1, 3))
+    upright = [((i + 1 / 3) / n, (j + 1 / 3) / n) for i in range(n) for j in range(n - i)]
+    turned = [((i + 2 / 3) / n, (j + 2 / 3) / n) for i in range(n - 1) for j in range(n - 1 - i)]
+    return np.array(upright + turned)
 
 
 @numba.njit(cache=True, nogil=True)
-def _visible(m, depth, x, y, z, slack):
+def _sees(m, depth, x, y, z, slack):
     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
     if w < 0.01:
         return False
@@ -109,121 +121,191 @@ def _visible(m, depth, x, y, z, slack):
     return depth[py, px] > 0.0 and w < depth[py, px] + slack
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
-def _curves(vertices, normals, grey, matrix, center, map_matrix, depth, spacing, step, curves, valid):
-    height, width = grey.shape[1:]
-    heights = curves.shape[1]
-    side = 2 * _HALF + 1
-    slack = 3.0 * spacing
-    for i in numba.prange(vertices.shape[0]):
-        x, y, z = vertices[i]
-        n0, n1, n2 = normals[i]
-        best = np.full(_VIEWS, -1, np.int64)
-        facing = np.full(_VIEWS, _FACING)
+@numba.njit(cache=True, nogil=True)
+def _ranked(facing, best, cosine, view):
+    """Insert a view into a short list that is sorted by cosine; the last one falls out."""
+    at = len(best) - 1
+    while at > 0 and cosine > facing[at - 1]:
+        facing[at], best[at] = facing[at - 1], best[at - 1]
+        at -= 1
+    facing[at], best[at] = cosine, view
+
+
+@numba.njit(cache=True, nogil=True)
+def _cosine(n, center, x, y, z):
+    d0, d1, d2 = center[0] - x, center[1] - y, center[2] - z
+    return (n[0] * d0 + n[1] * d1 + n[2] * d2) / np.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
+def _sample(
+    vertices, normals, faces, face_normals, places, heights, grey, matrix, center, map_matrix, depth, slack, slot_view,
+    samples,
+):  # fmt: skip
+    rows, columns = grey.shape[1:]
+    for f in numba.prange(faces.shape[0]):
+        a, b, c = faces[f]
+        x = (vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) / 3.0
+        y = (vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) / 3.0
+        z = (vertices[a, 2] + vertices[b, 2] + vertices[c, 2]) / 3.0
+        facing = np.full(_SLOTS, _FACING)
         for v in range(matrix.shape[0]):
-            d0, d1, d2 = center[v, 0] - x, center[v, 1] - y, center[v, 2] - z
-            cosine = (n0 * d0 + n1 * d1 + n2 * d2) / np.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
-            if cosine <= facing[_VIEWS - 1] or not _visible(map_matrix[v], depth[v], x, y, z, slack):
-                continue
-            at = _VIEWS - 1
-            while at > 0 and cosine > facing[at - 1]:
-                facing[at], best[at] = facing[at - 1], best[at - 1]
-                at -= 1
-            facing[at], best[at] = cosine, v
-        if best[1] < 0:
-            continue
-        # Two directions of the tangent plane.
-        if abs(n0) < 0.7:
-            u0, u1, u2 = 0.0, n2, -n1
-        else:
-            u0, u1, u2 = -n2, 0.0, n0
-        size = np.sqrt(u0 * u0 + u1 * u1 + u2 * u2)
-        u0, u1, u2 = u0 / size, u1 / size, u2 / size
-        w0, w1, w2 = n1 * u2 - n2 * u1, n2 * u0 - n0 * u2, n0 * u1 - n1 * u0
-        patch = np.empty((_VIEWS, heights, side * side), np.float32)
-        used = 0
-        for slot in range(_VIEWS):
-            v = best[slot]
+            cosine = _cosine(face_normals[f], center[v], x, y, z)
+            if cosine > facing[_SLOTS - 1] and _sees(map_matrix[v], depth[v], x, y, z, slack):
+                _ranked(facing, slot_view[f], cosine, v)
+        for s in range(_SLOTS):
+            v = slot_view[f, s]
             if v < 0:
-                continue
+                break
             m = matrix[v]
-            good = True
-            for h in range(heights):
-                t = (h - heights // 2) * step
-                p0, p1, p2 = x + t * n0, y + t * n1, z + t * n2
-                w = m[2, 0] * p0 + m[2, 1] * p1 + m[2, 2] * p2 + m[2, 3]
-                px = (m[0, 0] * p0 + m[0, 1] * p1 + m[0, 2] * p2 + m[0, 3]) / w
-                py = (m[1, 0] * p0 + m[1, 1] * p1 + m[1, 2] * p2 + m[1, 3]) / w
-                # A patch is a few pixels wide: its projection is taken as affine about its middle.
-                s = spacing / w
-                ax = ((m[0, 0] - px * m[2, 0]) * u0 + (m[0, 1] - px * m[2, 1]) * u1 + (m[0, 2] - px * m[2, 2]) * u2) * s
-                ay = ((m[1, 0] - py * m[2, 0]) * u0 + (m[1, 1] - py * m[2, 1]) * u1 + (m[1, 2] - py * m[2, 2]) * u2) * s
-                bx = ((m[0, 0] - px * m[2, 0]) * w0 + (m[0, 1] - px * m[2, 1]) * w1 + (m[0, 2] - px * m[2, 2]) * w2) * s
-                by = ((m[1, 0] - py * m[2, 0]) * w0 + (m[1, 1] - py * m[2, 1]) * w1 + (m[1, 2] - py * m[2, 2]) * w2) * s
-                wide, tall = _HALF * (abs(ax) + abs(bx)), _HALF * (abs(ay) + abs(by))
-                if not (_inside(px - wide, py - tall, height, width) and _inside(px + wide, py + tall, height, width)):
-                    good = False
+            inside = True
+            for k in range(places.shape[0]):
+                wa, wb = places[k]
+                wc = 1.0 - wa - wb
+                p0 = wa * vertices[a, 0] + wb * vertices[b, 0] + wc * vertices[c, 0]
+                p1 = wa * vertices[a, 1] + wb * vertices[b, 1] + wc * vertices[c, 1]
+                p2 = wa * vertices[a, 2] + wb * vertices[b, 2] + wc * vertices[c, 2]
+                n0 = wa * normals[a, 0] + wb * normals[b, 0] + wc * normals[c, 0]
+                n1 = wa * normals[a, 1] + wb * normals[b, 1] + wc * normals[c, 1]
+                n2 = wa * normals[a, 2] + wb * normals[b, 2] + wc * normals[c, 2]
+                u0 = m[0, 0] * p0 + m[0, 1] * p1 + m[0, 2] * p2 + m[0, 3]
+                u1 = m[1, 0] * p0 + m[1, 1] * p1 + m[1, 2] * p2 + m[1, 3]
+                u2 = m[2, 0] * p0 + m[2, 1] * p1 + m[2, 2] * p2 + m[2, 3]
+                g0 = m[0, 0] * n0 + m[0, 1] * n1 + m[0, 2] * n2
+                g1 = m[1, 0] * n0 + m[1, 1] * n1 + m[1, 2] * n2
+                g2 = m[2, 0] * n0 + m[2, 1] * n1 + m[2, 2] * n2
+                for h in range(heights.shape[0]):
+                    over = 1.0 / (u2 + heights[h] * g2)
+                    px = np.float32((u0 + heights[h] * g0) * over)
+                    py = np.float32((u1 + heights[h] * g1) * over)
+                    if not (0.0 <= px < columns - 1 and 0.0 <= py < rows - 1):
+                        inside = False
+                        break
+                    jx, jy = int(px), int(py)
+                    fx, fy = px - np.float32(jx), py - np.float32(jy)
+                    upper = grey[v, jy, jx] + fx * (grey[v, jy, jx + 1] - grey[v, jy, jx])
+                    lower = grey[v, jy + 1, jx] + fx * (grey[v, jy + 1, jx + 1] - grey[v, jy + 1, jx])
+                    samples[f, s, k, h] = upper + fy * (lower - upper)
+                if not inside:
                     break
-                total, square = 0.0, 0.0
-                k = 0
-                for a in range(-_HALF, _HALF + 1):
-                    for b in range(-_HALF, _HALF + 1):
-                        qx, qy = px + a * ax + b * bx, py + a * ay + b * by
-                        jx, jy = int(qx), int(qy)
-                        gx, gy = np.float32(qx - jx), np.float32(qy - jy)
-                        g00, g01 = grey[v, jy, jx], grey[v, jy, jx + 1]
-                        g10, g11 = grey[v, jy + 1, jx], grey[v, jy + 1, jx + 1]
-                        upper = g00 + gx * (g01 - g00)
-                        value = upper + gy * (g10 + gx * (g11 - g10) - upper)
-                        patch[used, h, k] = value
-                        total += value
-                        square += value * value
-                        k += 1
-                mean = total / k
-                spread = np.sqrt(max(square / k - mean * mean, 0.0))
-                if spread < _FLAT:
-                    good = False
-                    break
-                scale = 1.0 / (spread * np.sqrt(k))
-                for k in range(side * side):
-                    patch[used, h, k] = (patch[used, h, k] - mean) * scale
-            if good:
-                used += 1
-        if used < 2:
+            if not inside:
+                slot_view[f, s] = -2  # keeps its place, so that the slots behind it are still visited
+
+
+@numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
+def _correlate(
+    vertices, normals, center, slot_view, samples, start, face, wide_start, wide_face, curves, contrast
+):
+    places, heights = samples.shape[2:]
+    for i in numba.prange(vertices.shape[0]):
+        best = np.full(_VIEWS, -1, np.int8)
+        facing = np.full(_VIEWS, _FACING)
+        for v in range(center.shape[0]):
+            cosine = _cosine(normals[i], center[v], vertices[i, 0], vertices[i, 1], vertices[i, 2])
+            if cosine <= facing[_VIEWS - 1]:
+                continue
+            seen = 0
+            for n in range(start[i], start[i + 1]):
+                for s in range(_SLOTS):
+                    seen += slot_view[face[n], s] == v
+            if 4 * seen >= 3 * (start[i + 1] - start[i]):
+                _ranked(facing, best, cosine, v)
+        views = 0
+        for s in range(_VIEWS):
+            views += best[s] >= 0
+        if views < 2:
             continue
-        pairs = used * (used - 1) // 2
+        total = np.zeros((_VIEWS, heights), np.float32)
+        square = np.zeros((_VIEWS, heights), np.float32)
+        cross = np.zeros((_VIEWS, heights), np.float32)
+        slot = np.zeros(_VIEWS, np.int64)
+        used = 0
+        dark = np.float32(0.0)  # subtracted everywhere: sums of squares of small numbers keep their digits
+        for n in range(wide_start[i], wide_start[i + 1]):
+            f = wide_face[n]
+            common = 0
+            for b in range(views):
+                for s in range(_SLOTS):
+                    if slot_view[f, s] == best[b]:
+                        slot[b] = s
+                        common += 1
+            if common < views:
+                continue
+            if used == 0:
+                dark = samples[f, slot[0], 0, heights // 2]
+            used += places
+            for k in range(places):
+                if views == 3:
+                    for h in range(heights):
+                        p = samples[f, slot[0], k, h] - dark
+                        q = samples[f, slot[1], k, h] - dark
+                        r = samples[f, slot[2], k, h] - dark
+                        total[0, h] += p
+                        total[1, h] += q
+                        total[2, h] += r
+                        square[0, h] += p * p
+                        square[1, h] += q * q
+                        square[2, h] += r * r
+                        cross[0, h] += p * q
+                        cross[1, h] += q * r
+                        cross[2, h] += r * p
+                else:
+                    for h in range(heights):
+                        p = samples[f, slot[0], k, h] - dark
+                        q = samples[f, slot[1], k, h] - dark
+                        total[0, h] += p
+                        total[1, h] += q
+                        square[0, h] += p * p
+                        square[1, h] += q * q
+                        cross[0, h] += p * q
+        if used < 6 * places:
+            continue
+        over = np.float32(1.0) / np.float32(used)
+        least = np.float32(1e9)
         for h in range(heights):
-            total = np.float32(0.0)
-            for a in range(used):
-                for b in range(a + 1, used):
-                    for k in range(side * side):
-                        total += patch[a, h, k] * patch[b, h, k]
-            curves[i, h] = total / pairs
-        valid[i] = 1.0
+            for b in range(views):
+                total[b, h] *= over
+                square[b, h] = max(square[b, h] * over - total[b, h] * total[b, h], np.float32(1e-6))
+                least = min(least, square[b, h])
+            mean = np.float32(0.0)
+            pairs = 3 if views == 3 else 1
+            for b in range(pairs):
+                d = (b + 1) % 3
+                mean += (cross[b, h] * over - total[b, h] * total[d, h]) / np.sqrt(square[b, h] * square[d, h])
+            curves[i, h] = mean / np.float32(pairs)
+        if least > _FLAT * _FLAT:
+            contrast[i] = least
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _averaged(curves, valid, start, neighbour):
+def _averaged(curves, contrast, start, neighbour):
+    """Curves averaged over each vertex and its neighbours, weighted by contrast (bounded, so that an edge of two
+    colours does not rule its surroundings)."""
     out = np.zeros_like(curves)
-    weight = np.zeros_like(valid)
+    weight = np.zeros_like(contrast)
     for i in numba.prange(curves.shape[0]):
-        total = valid[i]
-        out[i] = curves[i] * valid[i]
+        own = min(contrast[i], np.float32(100.0))
+        total = own
+        for h in range(curves.shape[1]):
+            out[i, h] = own * curves[i, h]
         for n in range(start[i], start[i + 1]):
             j = neighbour[n]
-            total += valid[j]
-            out[i] += curves[j] * valid[j]
+            w = min(contrast[j], np.float32(100.0))
+            total += w
+            for h in range(curves.shape[1]):
+                out[i, h] += w * curves[j, h]
         if total > 0.0:
-            out[i] /= total
-        weight[i] = min(total, 1.0)
+            for h in range(curves.shape[1]):
+                out[i, h] /= total
+        weight[i] = total / (start[i + 1] - start[i] + 1)
     return out, weight
 
 
 @numba.njit(cache=True, nogil=True)
-def _peaks(curves, valid, step, apart, want, score):
+def _peaks(curves, contrast, step, apart, want, variance):
     heights = curves.shape[1]
     for i in range(curves.shape[0]):
-        if valid[i] <= 0.0:
+        if contrast[i] <= 0.0:
             continue
         c = curves[i]
         top = 0
@@ -232,31 +314,32 @@ def _peaks(curves, valid, step, apart, want, score):
                 top = h
         if top == 0 or top == heights - 1 or c[top] < _HEIGHT:
             continue
-        rival = -1.0
+        rival = np.float32(-1.0)
         for h in range(1, heights - 1):
             if abs(h - top) * step >= apart and c[h] >= c[h - 1] and c[h] >= c[h + 1]:
                 rival = max(rival, c[h])
-        if c[top] - rival < _ABOVE:
+        bend = 2.0 * c[top] - c[top - 1] - c[top + 1]
+        if c[top] - rival < _ABOVE or bend < 1e-6:
             continue
-        bend = c[top - 1] - 2.0 * c[top] + c[top + 1]
-        shift = 0.5 * (c[top - 1] - c[top + 1]) / bend if bend < 0.0 else 0.0
+        shift = 0.5 * (c[top + 1] - c[top - 1]) / bend
         want[i] = (top - heights // 2 + min(max(shift, -0.5), 0.5)) * step
-        score[i] = min((c[top] - _HEIGHT) / (1.0 - _HEIGHT) + 0.1, 1.0)
+        variance[i] = _SHARPNESS**2 * (1.02 - min(c[top], 1.0)) / bend * step * step
 
 
 @numba.njit(cache=True, nogil=True)
-def _agreement(want, score, start, neighbour, scale):
-    agreed = score.copy()
+def _agreement(want, variance, start, neighbour, scale):
+    """Raise the variance of heights that differ from their neighbours'."""
+    factor = np.ones_like(want)
     for i in range(want.shape[0]):
-        if score[i] <= 0.0:
+        if variance[i] == np.inf:
             continue
         total, mean = 0.0, 0.0
         for n in range(start[i], start[i + 1]):
-            j = neighbour[n]
-            total += score[j]
-            mean += score[j] * want[j]
+            weight = 1.0 / variance[neighbour[n]]
+            total += weight
+            mean += weight * want[neighbour[n]]
         if total > 0.0:
-            agreed[i] = score[i] / (1.0 + ((want[i] - mean / total) / scale) ** 2)
+            factor[i] = 1.0 + ((want[i] - mean / total) / scale) ** 2
         else:
-            agreed[i] = 0.25 * score[i]
-    score[:] = agreed
+            factor[i] = 4.0
+    variance *= factor

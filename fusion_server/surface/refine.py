@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fusion_server.surface.base import Rig, SurfaceError, SurfaceSettings, View
-from fusion_server.surface.contour import add_contours, contour_rows
+from fusion_server.surface.contour import ContourRows, add_contours, contour_rows
 from fusion_server.surface.fuse import Fused, fuse_normals
 from fusion_server.surface.photometric import Pictures, photometric_positions, pictures
 from fusion_server.surface.silhouette import Silhouettes, silhouettes
@@ -17,6 +17,9 @@ from fusion_server.surface.solve import Shape, System, Topology, relaxed
 from geometry.rasterize.base import Raster, Rasterizer
 from protocol.calibration import Camera
 
+_DISAGREEMENT = 1.5  # a fused normal's error over the spread of its votes: errors that views share do not show in it
+_MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
+_OVERLAP = 1.5  # neighbours' patches overlap, so each position knows less than its variance says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
@@ -63,7 +66,7 @@ class Step:
     scale: float
     relax: float
     reach: float = 0.0
-    step: float = 0.25e-3
+    step: float = 0.5e-3
     solver_steps: int = 30
 
 
@@ -126,18 +129,15 @@ def refine(
     fused = fuse(shape, raster, observation)
     clock.lap("fuse")
     system = System(topology)
-    system.add_normals(shape, fused.normal, fused.weight / settings.sigma_normal**2)
+    system.add_normals(shape, fused.normal, fused.weight / sigma_normal(fused, settings) ** 2)
     clock.lap("assemble")
-    rows = contour_rows(
-        shape, topology, raster.face, observation.rig, observation.outlines, step.gate, settings.sigma_silhouette, step.scale
-    )
-    add_contours(system, shape, topology, rows)
+    add_contours(system, shape, topology, contours(shape, topology, raster, observation, step.gate, step.scale, settings))
     clock.lap("contour")
     if step.reach > 0 and observation.pictures is not None:
         found = photometric_positions(
             shape, topology, observation.pictures, observation.rig, raster.depth, step.reach, step.step
         )
-        system.add_points(found.want, found.score / settings.sigma_photometric**2)
+        system.add_points(found.want, 1 / (settings.sigma_photometric**2 + _OVERLAP * found.variance))
         clock.lap("photometric")
     system.add_membrane((_MEMBRANE / shape.edge) ** 2, 1 / _DAMPING**2)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
@@ -151,6 +151,29 @@ def fuse(shape: Shape, raster: Raster, observation: Observation) -> Fused:
     """The observed normals on the faces that the rasteriser saw."""
     o = observation
     return fuse_normals(shape, raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
+
+
+def contours(
+    shape: Shape,
+    topology: Topology,
+    raster: Raster,
+    observation: Observation,
+    gate: float,
+    scale: float,
+    settings: SurfaceSettings,
+) -> ContourRows:
+    """Contour rows, their weight lowered to how well this frame's masks can be met at all."""
+    footprint = float(np.median(np.linalg.norm(observation.rig.center - observation.middle, axis=1) / observation.rig.focal))
+    rows = contour_rows(shape, topology, raster.face, observation.rig, observation.outlines, gate, scale)
+    misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0
+    sigma = max(settings.sigma_silhouette * footprint, misfit)
+    return replace(rows, weight=rows.weight / sigma**2)
+
+
+def sigma_normal(fused: Fused, settings: SurfaceSettings) -> float:
+    """What to trust fused normals with, radians: between the best case and what their votes' spread suggests."""
+    spread = max(_DISAGREEMENT * fused.disagreement(), settings.sigma_normal)
+    return float(np.sqrt(settings.sigma_normal * spread))
 
 
 def _halved(camera: Camera) -> Camera:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
-from fusion_server.surface.contour import contour_rows
-from fusion_server.surface.refine import Observation, fuse
+from fusion_server.surface.refine import Observation, contours, fuse, sigma_normal
 from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Rasterizer
 
@@ -32,12 +31,10 @@ def follow_rigid(
         shape = Shape.of(vertices, topology)
         raster = rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras)
         fused = fuse(shape, raster, observation)
-        rows = contour_rows(
-            shape, topology, raster.face, observation.rig, observation.outlines, gate, settings.sigma_silhouette, 10e-3
-        )
+        rows = contours(shape, topology, raster, observation, gate, 10e-3, settings)
         center = shape.vertices.mean(0)
         system, right = np.zeros((6, 6)), np.zeros(6)
-        weight = fused.weight / settings.sigma_normal**2
+        weight = fused.weight / sigma_normal(fused, settings) ** 2
         f = shape.face_normals
         system[:3, :3] = weight.sum() * np.eye(3) - (weight[:, None] * f).T @ f
         right[:3] = (weight[:, None] * np.cross(f, fused.normal)).sum(0)

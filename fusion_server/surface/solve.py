@@ -8,11 +8,22 @@ are all that is needed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
 
 from geometry.mesh import edges
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """Faces at each vertex, ``face[start[v]:start[v + 1]]``, and those at it or at its neighbours, ``wide_...``."""
+
+    start: np.ndarray
+    face: np.ndarray
+    wide_start: np.ndarray
+    wide_face: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +56,11 @@ class Topology:
         link = np.tile(np.arange(len(pairs)), 2)[order]
         as32 = [np.ascontiguousarray(a, dtype=np.int32) for a in (pairs, face_edges, start, neighbour, link)]
         return cls(faces, *as32)
+
+    @cached_property
+    def around(self) -> Around:
+        """Which faces lie around each vertex."""
+        return Around(*_around(self.faces, self.start, self.neighbour))
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +130,42 @@ def relaxed(shape: Shape, topology: Topology, share: float) -> np.ndarray:
     out = np.empty_like(shape.vertices)
     _relax(shape.vertices, shape.normals, topology.start, topology.neighbour, share, out)
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _around(faces, start, neighbour):
+    count = start.shape[0] - 1
+    first = np.zeros(count + 1, np.int32)
+    for f in range(faces.shape[0]):
+        for k in range(3):
+            first[faces[f, k] + 1] += 1
+    for v in range(count):
+        first[v + 1] += first[v]
+    fill = first[:-1].copy()
+    face = np.empty(3 * faces.shape[0], np.int32)
+    for f in range(faces.shape[0]):
+        for k in range(3):
+            face[fill[faces[f, k]]] = f
+            fill[faces[f, k]] += 1
+    room = 0
+    for v in range(count):
+        room += first[v + 1] - first[v]
+        for n in range(start[v], start[v + 1]):
+            room += first[neighbour[n] + 1] - first[neighbour[n]]
+    wide_first = np.zeros(count + 1, np.int32)
+    wide = np.empty(room, np.int32)
+    taken = np.full(faces.shape[0], -1, np.int32)
+    size = 0
+    for v in range(count):
+        for n in range(start[v] - 1, start[v + 1]):
+            u = v if n < start[v] else neighbour[n]
+            for m in range(first[u], first[u + 1]):
+                if taken[face[m]] != v:
+                    taken[face[m]] = v
+                    wide[size] = face[m]
+                    size += 1
+        wide_first[v + 1] = size
+    return first, face, wide_first, wide[:size].copy()
 
 
 @numba.njit(cache=True, nogil=True)
