@@ -207,7 +207,7 @@ def render_frame(settings: BakeSettings, index: int) -> tuple[Mesh, list[Renderi
     surface = Surface(
         level.paint @ vertices, level.fine_faces, level.paint @ normals, appearance.albedo, material, appearance.grain
     )
-    lighting = with_shadows(_studio_light(), vertices, level.faces)
+    lighting = with_shadows(_studio_light(), vertices, level.faces, 768)
     outer = ~np.isin(level.sites.part[:count], _HIDDEN)
     return Mesh(*_used(vertices, level.faces[outer[level.faces].any(1)])), render(
         surface, ring(settings), lighting, closed=True

@@ -52,7 +52,7 @@ class Lighting:
             row[9] = -1
             if lamp.shadow and lamp.kind != "camera" and shadow < len(self.shadow_maps):
                 row[9] = shadow
-                row[10] = 0.6 + 3.0 * lamp.soft
+                row[10] = (0.6 + 3.0 * lamp.soft) * self.shadow_maps.shape[1] / SHADOW_SIZE
                 shadow += 1
         return rows
 
@@ -80,8 +80,8 @@ def sphere_directions(count: int) -> np.ndarray:
     return np.stack([radius * np.cos(angle), y, radius * np.sin(angle)], 1)
 
 
-def with_shadows(lighting: Lighting, vertices: np.ndarray, faces: np.ndarray) -> Lighting:
-    """The same lights with shadow maps of a mesh (a coarse level of the subject is enough)."""
+def with_shadows(lighting: Lighting, vertices: np.ndarray, faces: np.ndarray, size: int = SHADOW_SIZE) -> Lighting:
+    """The same lights with shadow maps, ``size`` texels wide, of a mesh (a coarse level of the subject is enough)."""
     casters = [lamp for lamp in lighting.lamps if lamp.shadow and lamp.kind != "camera"]
     if not casters:
         return lighting
@@ -90,7 +90,7 @@ def with_shadows(lighting: Lighting, vertices: np.ndarray, faces: np.ndarray) ->
     for lamp in casters:
         place = np.asarray(lamp.place, np.float64)
         toward = place if lamp.kind == "far" else place - middle
-        matrix, depth = _parallel_depth(vertices, faces, toward, SHADOW_SIZE)
+        matrix, depth = _parallel_depth(vertices, faces, toward, size)
         maps.append(depth)
         matrices.append(matrix)
     return Lighting(lighting.sky, lighting.lamps, np.stack(maps), np.stack(matrices).astype(np.float32))

@@ -124,7 +124,7 @@ def dress(look: Look, sites: Sites) -> Appearance:
     lip = natural + look.lips * (np.asarray(look.lip_color, np.float32) - natural)
     albedo += lips[:, None] * (lip - albedo)
     material[:, 0] += lips * 0.2
-    _brows(look, sites, albedo, relief, rng)
+    _brows(look, sites, albedo, relief, grain)
     _beard(look, sites, albedo, material, relief)
     _scalp(look, sites, albedo, material, relief, grain, rng)
     if look.cloth > -1:
@@ -204,13 +204,13 @@ def _brow_field(sites: Sites) -> np.ndarray:
     return (inside * ends * (points[:, 2] > 0.03)).astype(np.float32)
 
 
-def _brows(look: Look, sites: Sites, albedo, relief, rng) -> None:
+def _brows(look: Look, sites: Sites, albedo, relief, grain) -> None:
     points = sites.points
     field = _brow_field(sites) * look.brow
-    hairs = np.clip(0.75 + 0.5 * fbm(points * np.float32([1, 0.35, 1]), 700.0, 1, look.seed + 8), 0, 1)
-    share = (field * hairs)[:, None]
-    albedo += share * (np.asarray(look.hair_color, np.float32) * 0.8 - albedo)
-    relief += field * np.float32(5e-4) * hairs
+    albedo += 0.85 * field[:, None] * (np.asarray(look.hair_color, np.float32) * 0.8 - albedo)
+    relief += field * np.float32(4e-4)
+    hairs = np.stack([points[:, 0] * 900, points[:, 1] * 260, points[:, 2] * 400, np.full(len(points), 0.5)], 1)
+    grain[field > 0.25] = hairs[field > 0.25]
 
 
 def _beard(look: Look, sites: Sites, albedo, material, relief) -> None:
@@ -316,7 +316,7 @@ def _inside(look: Look, sites: Sites, albedo, material) -> None:
         color = np.where((angle < 25)[:, None], iris, white)
         color = np.where((np.abs(angle - 25) < 2.5)[:, None], 0.35 * iris, color)
         albedo[here] = np.where((angle < 10)[:, None], np.float32(0.008), color)
-        material[here] = np.float32([1.0, 0.12, 0.1, 1])
+        material[here] = np.float32([0.4, 0.14, 0.1, 1])
     for name in ("teeth_upper", "teeth_lower"):
         albedo[part == PARTS.index(name)] = np.float32([0.52, 0.47, 0.37])
         material[part == PARTS.index(name)] = np.float32([0.5, 0.3, 0.3, 1])

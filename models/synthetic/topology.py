@@ -122,6 +122,12 @@ def capture_mesh() -> CaptureMesh:
     edge = edges(faces)
     painted = (sites.skin & (sites.points[:, 1] > -0.13)) | np.isin(sites.part, _EYES)
     paint, fine = split_edges(faces, len(sites.points), edge[painted[edge].all(1)], smooth=False)
+    painted_sites = sites.carried(paint)
+    edge = edges(fine)
+    iris, fine = split_edges(
+        fine, len(painted_sites.points), edge[np.isin(painted_sites.part, _EYES)[edge].all(1)], False
+    )
+    paint = (iris @ paint).tocsr()
     return CaptureMesh((split @ top.up[0]).tocsr(), faces, paint, fine, sites.carried(paint))
 
 
