@@ -132,7 +132,10 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
     )
     log.info("normals: %s", engine.describe())
     settings = SurfaceSettings(
-        vertices=surface.vertices, iterations=surface.iterations, photometric=surface.photometric
+        vertices=surface.vertices,
+        iterations=surface.iterations,
+        photometric=surface.photometric,
+        uv=False,  # unwrapping takes seconds and only a hand-over needs it: exports do it
     )
     rasterizer = make_rasterizer(surface.rasterizer)
     log.info("surface: %d vertices, rasteriser %s", surface.vertices, rasterizer.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Server:
                 raise HeadstreamError(f"{self._take.path} is still being recorded; stop it first")
             self._take = TakeWriter(self.rig.server.takes, slate, self.rig, self.calibration)
             path = self._take.path
-        self.receiver.record(True)
+        self.receiver.record(True, path.name)
         log.info("recording %s", path)
         return path
 
@@ -86,6 +87,7 @@ class Server:
             take, self._take = self._take, None
         if take is None:
             return None
+        take.statistics(self.status())
         take.close()
         log.info("recorded %s", take.path)
         return take.path
@@ -97,11 +99,10 @@ class Server:
     def status(self) -> dict[str, Any]:
         """What the operator sees, as plain values: per camera, synchronisation, meshes, take."""
         take = self._take
-        sync = self.pipeline.synchronizer.counters
         return {
             "time_ns": time.time_ns(),
             "cameras": self.receiver.statistics(),
-            "sync": dict(sync) if isinstance(sync, dict) else vars(sync),
+            "sync": asdict(self.pipeline.synchronizer.counters),
             "meshes": self.pipeline.meter.total,
             "skipped": self.pipeline.skipped,
             "faults": self.pipeline.faults,
@@ -126,7 +127,7 @@ class Server:
             if self._take is not None:
                 self._take.result(result)
         if self.preview:
-            self.preview.update_mesh(result.surface.vertices, result.surface.faces, result.surface.normals)
+            self.preview.update_mesh(result.surface.vertices, result.surface.faces)
 
     def _on_fault(self, text: str) -> None:
         with self._take_lock:

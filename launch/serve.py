@@ -68,10 +68,10 @@ def status_line(status: dict[str, Any]) -> str:
     cameras = status["cameras"].values()
     rates = [camera["fps"] for camera in cameras]
     span = f"{min(rates):.0f}-{max(rates):.0f}" if rates else "0"
-    dropped = sum(camera["dropped"] for camera in cameras)
+    missed = sum(camera["missed"] for camera in cameras)
     parts = [
         time.strftime("%H:%M:%S"),
-        f"{len(rates)} cameras {span} fps, {dropped} dropped",
+        f"{len(rates)} cameras {span} fps, {missed} frames missed",
         f"spread {status['spread_ms']:.1f} ms",
         f"{status['meshes_per_second']:.1f} meshes/s",
         f"latency {status['latency_ms']:.0f} ms",
