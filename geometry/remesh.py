@@ -13,7 +13,7 @@ import numpy as np
 
 from geometry.mesh import Mesh, edges, face_normals, vertex_normals
 
-_LONG, _SHORT = 4 / 3, 4 / 5  # of the wanted length; a split half is never short, a collapsed edge never makes a long one
+_LONG, _SHORT = 4 / 3, 4 / 5  # of the wanted length: a split's halves are not short, a collapse makes no long edge
 _WIDEST = 24  # faces at one vertex; nothing that would make more is done
 _SHARPEST = 0.3  # cosine between a face's normal before and after an operation; less is refused as a fold
 
@@ -69,9 +69,8 @@ def _relaxed(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     corners = faces.ravel()
     middle = vertices[faces].mean(1)
     total = np.maximum(np.bincount(corners, weight, minlength=len(vertices)), 1e-20)
-    goal = np.stack(
-        [np.bincount(corners, weight * np.repeat(middle[:, k], 3), minlength=len(vertices)) / total for k in range(3)], 1
-    )
+    pull = weight[:, None] * np.repeat(middle, 3, axis=0)
+    goal = np.stack([np.bincount(corners, pull[:, k], minlength=len(vertices)) for k in range(3)], 1) / total[:, None]
     move = goal - vertices
     normal = vertex_normals(vertices, faces)
     return vertices + 0.7 * (move - (move * normal).sum(1, keepdims=True) * normal)
@@ -186,22 +185,22 @@ def _normal(points, a, b, c, out):
 @numba.njit(cache=True, nogil=True)
 def _split(points, faces, ring, size, i, j, m, face_count):
     f, k = _wing(faces, ring, size, i, j)
-    g, l = _wing(faces, ring, size, j, i)
-    if f < 0 or g < 0 or size[k] >= _WIDEST or size[l] >= _WIDEST:
+    g, o = _wing(faces, ring, size, j, i)
+    if f < 0 or g < 0 or size[k] >= _WIDEST or size[o] >= _WIDEST:
         return False
     for axis in range(3):
         points[m, axis] = 0.5 * (points[i, axis] + points[j, axis])
     new_f, new_g = face_count, face_count + 1
     _replace(faces, f, j, m)  # i m k
-    _replace(faces, g, j, m)  # m i l
+    _replace(faces, g, j, m)  # m i o
     faces[new_f, 0], faces[new_f, 1], faces[new_f, 2] = m, j, k
-    faces[new_g, 0], faces[new_g, 1], faces[new_g, 2] = j, m, l
+    faces[new_g, 0], faces[new_g, 1], faces[new_g, 2] = j, m, o
     _forget(ring, size, j, f)
     _forget(ring, size, j, g)
     _learn(ring, size, j, new_f)
     _learn(ring, size, j, new_g)
     _learn(ring, size, k, new_f)
-    _learn(ring, size, l, new_g)
+    _learn(ring, size, o, new_g)
     for face in (f, g, new_f, new_g):
         _learn(ring, size, m, face)
     return True
@@ -228,8 +227,8 @@ def _folds(points, faces, ring, size, v, skip, target, before, after):
 @numba.njit(cache=True, nogil=True)
 def _collapse(points, faces, ring, size, i, j, long2):
     f, k = _wing(faces, ring, size, i, j)
-    g, l = _wing(faces, ring, size, j, i)
-    if f < 0 or g < 0 or k == l or size[i] + size[j] - 4 > _WIDEST or size[k] <= 3 or size[l] <= 3:
+    g, o = _wing(faces, ring, size, j, i)
+    if f < 0 or g < 0 or k == o or size[i] + size[j] - 4 > _WIDEST or size[k] <= 3 or size[o] <= 3:
         return False
     target, before, after = np.empty(3), np.empty(3), np.empty(3)
     for axis in range(3):
@@ -278,28 +277,28 @@ def _collapse(points, faces, ring, size, i, j, long2):
 @numba.njit(cache=True, nogil=True)
 def _flip(points, faces, ring, size, i, j):
     f, k = _wing(faces, ring, size, i, j)
-    g, l = _wing(faces, ring, size, j, i)
-    if f < 0 or g < 0 or k == l or size[i] <= 3 or size[j] <= 3 or size[k] >= _WIDEST or size[l] >= _WIDEST:
+    g, o = _wing(faces, ring, size, j, i)
+    if f < 0 or g < 0 or k == o or size[i] <= 3 or size[j] <= 3 or size[k] >= _WIDEST or size[o] >= _WIDEST:
         return False
-    now = abs(size[i] - 6) + abs(size[j] - 6) + abs(size[k] - 6) + abs(size[l] - 6)
-    then = abs(size[i] - 7) + abs(size[j] - 7) + abs(size[k] - 5) + abs(size[l] - 5)
-    if then >= now or _wing(faces, ring, size, k, l)[0] >= 0 or _wing(faces, ring, size, l, k)[0] >= 0:
+    now = abs(size[i] - 6) + abs(size[j] - 6) + abs(size[k] - 6) + abs(size[o] - 6)
+    then = abs(size[i] - 7) + abs(size[j] - 7) + abs(size[k] - 5) + abs(size[o] - 5)
+    if then >= now or _wing(faces, ring, size, k, o)[0] >= 0 or _wing(faces, ring, size, o, k)[0] >= 0:
         return False
-    # f = i j k and g = j i l become k i l and l j k; neither may fold, nor a crease be bridged.
+    # f = i j k and g = j i o become k i o and o j k; neither may fold, nor a crease be bridged.
     a, b, c, d = np.empty(3), np.empty(3), np.empty(3), np.empty(3)
-    fa, ga = _normal(points, i, j, k, a), _normal(points, j, i, l, b)
-    fc, gd = _normal(points, k, i, l, c), _normal(points, l, j, k, d)
+    fa, ga = _normal(points, i, j, k, a), _normal(points, j, i, o, b)
+    fc, gd = _normal(points, k, i, o, c), _normal(points, o, j, k, d)
     if min(fc, gd) < 0.1 * min(fa, ga):
         return False
     for old, old_length in ((a, fa), (b, ga)):
         for new, new_length in ((c, fc), (d, gd)):
             if old[0] * new[0] + old[1] * new[1] + old[2] * new[2] < 0.7 * old_length * new_length:
                 return False
-    faces[f, 0], faces[f, 1], faces[f, 2] = k, i, l
-    faces[g, 0], faces[g, 1], faces[g, 2] = l, j, k
+    faces[f, 0], faces[f, 1], faces[f, 2] = k, i, o
+    faces[g, 0], faces[g, 1], faces[g, 2] = o, j, k
     _forget(ring, size, j, f)
     _forget(ring, size, i, g)
-    _learn(ring, size, l, f)
+    _learn(ring, size, o, f)
     _learn(ring, size, k, g)
     return True
 

@@ -134,9 +134,7 @@ def _contours(
             p0 = x[i, 0] + share * (x[j, 0] - x[i, 0])
             p1 = x[i, 1] + share * (x[j, 1] - x[i, 1])
             p2 = x[i, 2] + share * (x[j, 2] - x[i, 2])
-            ok, px, py, _ = _row(
-                p0, p1, p2, matrix[v], rotation[v], focal[v], distance[v], known[v], gate, scale, out
-            )
+            ok, px, py, _ = _row(p0, p1, p2, matrix[v], rotation[v], focal[v], distance[v], known[v], gate, scale, out)
             if not ok:
                 continue
             n0 = normals[i, 0] + share * (normals[j, 0] - normals[i, 0])

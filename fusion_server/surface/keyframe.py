@@ -8,7 +8,8 @@ import xatlas
 from fusion_server.surface.base import SurfaceSettings
 from fusion_server.surface.hull import visual_hull
 from fusion_server.surface.refine import Clock, Observation, Step, refine
-from fusion_server.surface.solve import Topology
+from fusion_server.surface.solve import Shape, System, Topology
+from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 from geometry.remesh import edge_length_for, remesh
@@ -56,3 +57,23 @@ def unwrap(mesh: Mesh) -> np.ndarray:
     atlas.generate(chart_options=charts)
     _, corners, uv = atlas[0]
     return uv[corners].astype(np.float32)
+
+
+def fitted(vertices: np.ndarray, topology: Topology, mesh: Mesh, rounds: int = 12) -> np.ndarray:
+    """Vertices (P, 3) of one topology laid onto another mesh: first rigidly, then smoothly.  # P,3"""
+    index = SurfaceIndex(mesh)
+    for _ in range(rounds):  # iterative closest points, the farthest tenth left out
+        near, distance, _ = index.closest(vertices)
+        keep = distance <= np.percentile(distance, 90)
+        a, b = vertices[keep].mean(0), near[keep].mean(0)
+        u, _, vt = np.linalg.svd((vertices[keep] - a).T @ (near[keep] - b))
+        turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+        vertices = (vertices - a) @ turn + b
+    for n in range(rounds):
+        shape = Shape.of(vertices, topology)
+        off = index.closest(shape.vertices)[0] - shape.vertices
+        system = System(topology)
+        system.add_points((off * shape.normals).sum(1), np.ones(len(off)))
+        system.add_membrane(10.0 / (1 + n), 1e-3)
+        vertices = shape.vertices + system.solve()[:, None] * shape.normals
+    return vertices

@@ -59,9 +59,7 @@ def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
     grey = np.zeros((len(views), height, width), np.float32)
     for n, view in enumerate(views):
         image = view.image if view.image.ndim == 2 else cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-        cv2.GaussianBlur(
-            image.astype(np.float32), (0, 0), _BLUR, dst=grey[n, : image.shape[0], : image.shape[1]]
-        )
+        cv2.GaussianBlur(image.astype(np.float32), (0, 0), _BLUR, dst=grey[n, : image.shape[0], : image.shape[1]])
     rig = Rig.of([view.image_camera for view in views])
     away = np.linalg.norm(rig.center - middle, axis=1)
     return Pictures(grey, rig, float(np.median(away / rig.focal)))
@@ -193,9 +191,7 @@ def _sample(
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
-def _correlate(
-    vertices, normals, center, slot_view, samples, start, face, wide_start, wide_face, curves, contrast
-):
+def _correlate(vertices, normals, center, slot_view, samples, start, face, wide_start, wide_face, curves, contrast):
     places, heights = samples.shape[2:]
     for i in numba.prange(vertices.shape[0]):
         best = np.full(_VIEWS, -1, np.int8)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fusion_server.surface.base import Quality
-from fusion_server.surface.refine import Observation, fuse
-from fusion_server.surface.solve import Shape, Topology
-from geometry.rasterize.base import Raster, Rasterizer
+from fusion_server.surface.refine import Look, Observation
+from fusion_server.surface.solve import Topology
+from geometry.rasterize.base import Raster
 
 _LOST_OVERLAP = 0.12  # below the keyframe's overlap: the surface is elsewhere
 _LOST_ANGLE = 20.0  # degrees above the keyframe's residual
@@ -16,23 +16,15 @@ _FOLDED = 0.02  # of the faces; more is no skin
 _UNCERTAIN = 0.5  # confidence below which a frame is marked
 
 
-def check(
-    vertices: np.ndarray,
-    topology: Topology,
-    observation: Observation,
-    rasterizer: Rasterizer,
-    names: tuple[str, ...],
-    reference: Quality | None,
-) -> Quality:
-    """Compare a surface with its observation (the coarser one will do).
+def check(seen: Look, topology: Topology, observation: Observation, names: tuple[str, ...], reference=None) -> Quality:
+    """Compare a surface with the observation that it was looked at in (the coarser one will do).
 
     reference: the keyframe's quality. Its overlap and residual are what this subject, these masks and these normals
     allow (a neck that the pictures cut never overlaps fully); None when this is the keyframe.
     """
-    shape = Shape.of(vertices, topology)
-    raster = rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras)
-    overlap, per_view = _overlap(raster, observation)
-    residual = _residual(shape, raster, observation)
+    shape = seen.shape
+    overlap, per_view = _overlap(seen.raster, observation)
+    residual = _residual(seen)
     corner_normal = shape.normals[topology.faces].sum(1)
     inverted = int(((corner_normal * shape.face_normals).sum(1) < 0).sum())
     best_overlap = reference.silhouette_iou if reference else max(overlap, 0.95)
@@ -73,9 +65,9 @@ def _overlap(raster: Raster, observation: Observation) -> tuple[float, np.ndarra
     return float(both.sum() / max(either.sum(), 1)), both / np.maximum(either, 1)
 
 
-def _residual(shape: Shape, raster: Raster, observation: Observation) -> float:
+def _residual(seen: Look) -> float:
     """Median angle between the faces and their fused normals, by area, degrees; 180 when nothing was seen."""
-    fused = fuse(shape, raster, observation)
+    shape, fused = seen.shape, seen.fused
     if not fused.weight.any():
         return 180.0
     cosine = np.clip((fused.normal * shape.face_normals).sum(1), -1, 1)

@@ -57,6 +57,15 @@ class Observation:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A surface and what an observation says of it."""
+
+    shape: Shape
+    raster: Raster
+    fused: Fused
+
+
 @dataclass(frozen=True)
 class Step:
     """What one iteration does. gate: pixels. scale: metres, of the contours' robust weight. reach and step: metres,
@@ -85,7 +94,10 @@ class Clock:
 
 
 def observe(views: Sequence[View], photometric: bool) -> Observation:
-    """Stack the views and clean their masks. Raises SurfaceError when their maps differ in size or none sees a thing."""
+    """Stack the views and clean their masks.
+
+    Raises SurfaceError when there are no views, their maps differ in size, or every mask is empty.
+    """
     if not views:
         raise SurfaceError("no views: a surface needs at least two")
     shapes = {view.mask.shape for view in views} | {view.normal.shape[:2] for view in views}
@@ -123,19 +135,17 @@ def refine(
     clock: Clock,
 ) -> np.ndarray:
     """One iteration of displacement along normals and tangential relaxation.  # P,3"""
-    shape = Shape.of(vertices, topology)
-    raster = rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras)
-    clock.lap("rasterize")
-    fused = fuse(shape, raster, observation)
-    clock.lap("fuse")
+    seen = look(vertices, topology, observation, rasterizer, clock)
+    shape, fused = seen.shape, seen.fused
     system = System(topology)
     system.add_normals(shape, fused.normal, fused.weight / sigma_normal(fused, settings) ** 2)
     clock.lap("assemble")
-    add_contours(system, shape, topology, contours(shape, topology, raster, observation, step.gate, step.scale, settings))
+    rows = contours(seen, topology, observation, step.gate, step.scale, settings)
+    add_contours(system, shape, topology, rows)
     clock.lap("contour")
     if step.reach > 0 and observation.pictures is not None:
         found = photometric_positions(
-            shape, topology, observation.pictures, observation.rig, raster.depth, step.reach, step.step
+            shape, topology, observation.pictures, observation.rig, seen.raster.depth, step.reach, step.step
         )
         system.add_points(found.want, 1 / (settings.sigma_photometric**2 + _OVERLAP * found.variance))
         clock.lap("photometric")
@@ -147,24 +157,28 @@ def refine(
     return vertices
 
 
-def fuse(shape: Shape, raster: Raster, observation: Observation) -> Fused:
-    """The observed normals on the faces that the rasteriser saw."""
+def look(
+    vertices: np.ndarray, topology: Topology, observation: Observation, rasterizer: Rasterizer, clock=None
+) -> Look:
+    """Rasterise a surface and fuse the observed normals on the faces that were seen."""
+    shape = Shape.of(vertices, topology)
+    raster = rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras)
+    if clock:
+        clock.lap("rasterize")
     o = observation
-    return fuse_normals(shape, raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
+    fused = fuse_normals(shape, raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
+    if clock:
+        clock.lap("fuse")
+    return Look(shape, raster, fused)
 
 
 def contours(
-    shape: Shape,
-    topology: Topology,
-    raster: Raster,
-    observation: Observation,
-    gate: float,
-    scale: float,
-    settings: SurfaceSettings,
+    seen: Look, topology: Topology, observation: Observation, gate: float, scale: float, settings: SurfaceSettings
 ) -> ContourRows:
     """Contour rows, their weight lowered to how well this frame's masks can be met at all."""
-    footprint = float(np.median(np.linalg.norm(observation.rig.center - observation.middle, axis=1) / observation.rig.focal))
-    rows = contour_rows(shape, topology, raster.face, observation.rig, observation.outlines, gate, scale)
+    rig = observation.rig
+    footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
+    rows = contour_rows(seen.shape, topology, seen.raster.face, rig, observation.outlines, gate, scale)
     misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0
     sigma = max(settings.sigma_silhouette * footprint, misfit)
     return replace(rows, weight=rows.weight / sigma**2)

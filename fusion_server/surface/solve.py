@@ -97,8 +97,9 @@ class System:
         """Edges of a face are to stand at right angles to its wanted normal (F, 3), with weight (F,) in 1/rad^2."""
         topology = self.topology
         _normal_rows(
-            shape.vertices, shape.normals, topology.faces, topology.face_edges, normals, weights, self.diagonal, self.off, self.right
-        )
+            shape.vertices, shape.normals, topology.faces, topology.face_edges, normals, weights, self.diagonal,
+            self.off, self.right,
+        )  # fmt: skip
 
     def add_edge_points(self, edge, first, second, want, weight) -> None:
         """Rows first d_i + second d_j = want (metres) for edges (i, j), weight in 1/m^2; all arrays (n,)."""
