@@ -1,0 +1,256 @@
+"""The preview's viser server, and the one thread that talks to it.
+
+``update_*`` only put down the newest values and return at once; the thread sends what is new at most 15 times a second
+(once a second while nobody watches). Between two of those the older value is simply replaced. A slow browser holds up
+nobody: viser keeps one message per property and gives each client the latest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import rich
+import viser
+import viser.transforms
+
+from fusion_server.preview.panel import cameras_markdown, mosaic, recording_markdown, status_markdown
+from geometry.cameras import rig_center
+from protocol.calibration import Calibration
+from protocol.errors import HeadstreamError
+from protocol.rig import Rig
+
+log = logging.getLogger(__name__)
+
+_PERIOD_S = 1 / 15
+_UNWATCHED_PERIOD_S = 1.0
+_SKIN = (198, 154, 132)
+_FRUSTUM = (120, 140, 165)
+_FAR_M = 0.7  # the first look: from in front of the subject (+Z)
+_FIELD_OF_VIEW = math.radians(35)
+_PANEL_WIDTH = 400
+_RECORD = ("Record", "red", viser.Icon.PLAYER_RECORD)
+_STOP = ("Stop", "gray", viser.Icon.PLAYER_STOP)
+_LIGHTS = (  # name, metres from the rig's centre, colour, strength: a portrait's three lights
+    ("key", (-2.0, 1.3, 1.7), (255, 244, 232), 1.75),
+    ("fill", (2.4, 0.1, 1.2), (205, 222, 255), 0.55),
+    ("rim", (1.2, 1.6, -2.4), (255, 255, 255), 1.8),
+)
+
+
+class Preview:
+    """Serves ``http://<preview_host>:<preview_port>``. Raises HeadstreamError when the port is in use.
+
+    ``on_record(wanted, slate)`` is called when the operator presses the button, on a thread of the preview's; a
+    HeadstreamError that it raises is shown to the operator. What is being recorded is read from ``status["take"]``. The
+    ``update_`` methods may be called from any thread and never wait; arrays must not be changed afterwards.
+    """
+
+    def __init__(self, rig: Rig, calibration: Calibration, on_record: Callable[[bool, str], None] | None = None):
+        self._calibration = calibration
+        self._on_record = on_record
+        self._server = _serve(rig.server.preview_host, rig.server.preview_port, rig.name)
+        self.port: int = self._server.get_port()
+        self.address = f"http://{rig.server.preview_host}:{self.port}"
+        self._mesh: viser.MeshHandle | None = None
+        self._faces: np.ndarray | None = None
+        self._take: str | None = None
+        self._trouble = ""
+        self._new: dict[str, Any] = {}
+        self._ready = threading.Condition()
+        self._closing = False
+        self._scene()
+        self._panel(rig.name)
+        self._thread = threading.Thread(target=self._run, name="preview", daemon=True)
+        self._thread.start()
+
+    def update_mesh(self, vertices: np.ndarray, faces: np.ndarray) -> None:
+        """Show this mesh. vertices: (P, 3) world metres; faces: (F, 3), quickest when the same array comes again."""
+        self._put("mesh", (vertices, faces))
+
+    def update_thumbnails(self, images: Mapping[str, np.ndarray]) -> None:
+        """Show these pictures, (h, w, 3) uint8 RGB by camera; a camera that is left out is shown as missing."""
+        self._put("thumbnails", dict(images))
+
+    def update_status(self, status: Mapping[str, Any]) -> None:
+        """Show rates and state (``Server.status``)."""
+        self._put("status", dict(status))
+
+    def close(self) -> None:
+        """End the thread and the server; may be called twice."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        self._thread.join()
+        with _quiet_viser():
+            self._server.stop()
+
+    def _put(self, kind: str, value: Any) -> None:
+        with self._ready:
+            self._new[kind] = value
+            self._ready.notify()
+
+    def _run(self) -> None:
+        show: dict[str, Callable[[Any], None]] = {
+            "mesh": self._show_mesh,
+            "thumbnails": self._show_thumbnails,
+            "status": self._show_status,
+            "take": self._show_take,
+        }
+        while True:
+            with self._ready:
+                while not self._new and not self._closing:
+                    self._ready.wait()
+                if self._closing:
+                    return
+                new, self._new = self._new, {}
+            start = time.monotonic()
+            with self._server.atomic():
+                for kind, value in new.items():
+                    show[kind](value)
+            period = _PERIOD_S if self._server.get_clients() else _UNWATCHED_PERIOD_S
+            with self._ready:
+                self._ready.wait_for(lambda: self._closing, max(0.0, period - (time.monotonic() - start)))
+
+    def _show_mesh(self, mesh: tuple[np.ndarray, np.ndarray]) -> None:
+        vertices, faces = mesh
+        vertices = np.ascontiguousarray(vertices, np.float32)
+        same = faces is self._faces or (self._faces is not None and np.array_equal(faces, self._faces))
+        if self._mesh is not None and same and vertices.shape == self._mesh.vertices.shape:
+            self._mesh.vertices = vertices
+        else:
+            self._mesh = self._server.scene.add_mesh_simple(
+                "/head", vertices, faces, color=_SKIN, flat_shading=False, side="double"
+            )
+        self._faces = faces
+
+    def _show_thumbnails(self, images: dict[str, np.ndarray]) -> None:
+        self._thumbnails.image = mosaic(images, self._calibration.names)
+
+    def _show_status(self, status: dict[str, Any]) -> None:
+        self._status.content = status_markdown(status)
+        self._cameras.content = cameras_markdown(status.get("cameras", {}))
+        self._show_take(status.get("take"))
+
+    def _show_take(self, take: str | None) -> None:
+        text = recording_markdown(take, self._trouble)
+        if self._recording.content != text:
+            self._recording.content = text
+        if (take is None) != (self._take is None):
+            self._button.label, self._button.color, self._button.icon = _RECORD if take is None else _STOP
+        self._take = take
+
+    def _pressed(self, event: viser.GuiEvent) -> None:
+        """The button: runs on a thread of viser's."""
+        if self._on_record is None:
+            return
+        wanted, slate = self._take is None, self._slate.value.strip()
+        self._button.disabled = True
+        try:
+            self._on_record(wanted, slate)
+        except HeadstreamError as error:
+            self._trouble = str(error)
+            log.warning("%s", error)
+            self._put("take", self._take)
+        else:
+            self._trouble = ""
+            self._put("take", slate if wanted else None)  # until the next status says its whole name
+        finally:
+            self._button.disabled = False
+
+    def _scene(self) -> None:
+        cameras = self._calibration.cameras
+        try:
+            center = rig_center(cameras)
+        except ValueError:
+            center = np.zeros(3)
+        scene = self._server.scene
+        scene.set_up_direction("+y")
+        scene.world_axes.visible = False
+        scene.set_background_image(_backdrop(), format="png")
+        scene.configure_default_lights(False)
+        scene.configure_environment_map("studio", environment_intensity=0.2)
+        for name, position, color, intensity in _LIGHTS:
+            at = center + np.array(position)
+            scene.add_light_directional(f"/lights/{name}", color=color, intensity=intensity, position=tuple(at))
+        initial = self._server.initial_camera
+        initial.position, initial.look_at = center + [0, 0, _FAR_M], center
+        initial.fov, initial.near, initial.far = _FIELD_OF_VIEW, 0.005, 100.0
+        reach = float(np.median([np.linalg.norm(camera.center - center) for camera in cameras]))
+        for camera in cameras:
+            scene.add_camera_frustum(
+                f"/cameras/{camera.name}",
+                fov=2 * math.atan(camera.height / (2 * camera.K[1, 1])),
+                aspect=camera.width / camera.height,
+                scale=0.08 * reach,
+                thickness=1.5,
+                thickness_units="screen",
+                color=_FRUSTUM,
+                wxyz=viser.transforms.SO3.from_matrix(camera.R.T).wxyz,
+                position=camera.center,
+            )
+
+    def _panel(self, rig_name: str) -> None:
+        gui = self._server.gui
+        gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+        gui.main_panel.dock_right()
+        gui.main_panel.set_width(_PANEL_WIDTH)
+        with gui.add_folder("Take"):
+            self._slate = gui.add_text("Slate", "take", hint="letters, digits, . _ -; each take gets the next number")
+            label, color, icon = _RECORD
+            self._button = gui.add_button(label, color=color, icon=icon)
+            self._button.disabled = self._on_record is None
+            self._recording = gui.add_markdown(recording_markdown(None))
+        with gui.add_folder("Status"):
+            self._status = gui.add_markdown("waiting for the first frames")
+        with gui.add_folder("Cameras"):
+            self._thumbnails = gui.add_image(mosaic({}, self._calibration.names), format="jpeg", jpeg_quality=80)
+            self._cameras = gui.add_markdown("")
+        self._button.on_click(self._pressed)
+
+
+@contextlib.contextmanager
+def _quiet_viser() -> Iterator[None]:
+    """Keeps viser's own lines off the standard output, which belongs to whoever runs the server."""
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before
+
+
+def _backdrop() -> np.ndarray:
+    """A dark picture, lighter in the middle, behind the head.  # 256,256,3 uint8"""
+    x, y = np.meshgrid(np.linspace(-1, 1, 256), np.linspace(-1, 1, 256))
+    glow = np.exp(-1.2 * (x**2 + y**2))[..., None]
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, glow.shape)  # else the few greys make visible rings
+    return np.round([24, 26, 30] + glow * [38, 41, 46] + noise).astype(np.uint8)
+
+
+def _serve(host: str, port: int, name: str) -> viser.ViserServer:
+    """A viser server on exactly this port; viser itself would go on to the next free one and say so on stdout."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise HeadstreamError(
+                f"http://{host}:{port}: the preview cannot listen there ({error.strerror}); "
+                "see server.preview_host and server.preview_port in the rig file"
+            ) from None
+    with _quiet_viser():
+        server = viser.ViserServer(host=host, port=port, label=f"headstream · {name}", verbose=False)
+    if port and server.get_port() != port:
+        with _quiet_viser():
+            server.stop()
+        raise HeadstreamError(f"http://{host}:{port}: the port is in use; see server.preview_port in the rig file")
+    return server
