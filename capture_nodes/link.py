@@ -243,7 +243,7 @@ class Link:
                 self._hail[sock].refused(now)
                 self._complain(text, f"the server refuses this node: {text}")
             case Grant(camera, frames) if sock is self._data:
-                if self._hail[sock].welcomed and not self._outbox.grant(camera, frames, now):
+                if not self._outbox.grant(camera, frames, now):
                     self._complain(camera, f"the server grants frames of {camera}, which is not this node's")
             case ClockReply(t0, t1, t2, server):
                 if t0 == self._asked:

@@ -293,7 +293,7 @@ def unpack_control(data: Buffer) -> Control:
 def _unpack(data: Buffer) -> list[Any]:
     try:
         fields = msgpack.unpackb(data)
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise MessageError("malformed", f"not msgpack ({_brief(error)})") from None
     if type(fields) is not list:
         raise MessageError("malformed", "not a message: must be a msgpack array")

@@ -83,6 +83,7 @@ class StepDriver(Driver):
         self.pictures: list[Captured | Exception] = []
         self.opened = self.closed = 0
         self.open_errors: list[Exception] = []
+        self._last = False
         self._ready = threading.Condition()
 
     def put(self, picture: Captured | Exception | bytes, trigger: int | None = None) -> None:
@@ -94,8 +95,9 @@ class StepDriver(Driver):
             self._ready.notify()
 
     def finish(self) -> None:
+        """After the pictures that were put."""
         with self._ready:
-            self.finished = True
+            self._last = True
             self._ready.notify()
 
     def open(self) -> None:
@@ -105,8 +107,9 @@ class StepDriver(Driver):
 
     def next_frame(self, timeout_s: float) -> Captured | None:
         with self._ready:
-            self._ready.wait_for(lambda: self.pictures or self.finished, timeout_s)
+            self._ready.wait_for(lambda: self.pictures or self._last, timeout_s)
             if not self.pictures:
+                self.finished = self._last
                 return None
             picture = self.pictures.pop(0)
         if isinstance(picture, Exception):

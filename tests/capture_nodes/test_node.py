@@ -9,7 +9,7 @@ import pytest
 import capture_nodes.link
 from capture_nodes.drivers.base import DriverError
 from capture_nodes.node import Node
-from protocol.messages import Grant, Record, Refused
+from protocol.messages import Grant, Record, Refused, Welcome
 from protocol.rig import RigError
 
 WIRE = {"credit": 3}
@@ -82,7 +82,9 @@ def test_returned_credit_keeps_the_stream_going(make_rig, make_server, running, 
     assert node.counts()["cam00"].dropped == 0
 
 
-def test_a_node_that_starts_first_finds_the_server(make_rig, make_server, running, stepped, step_driver, jpeg_of):
+def test_a_node_that_starts_first_finds_the_server(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
+):
     first = make_server(make_rig(wire=WIRE))  # to have ports
     first.close()
     node = stepped(first.rig)
@@ -92,9 +94,11 @@ def test_a_node_that_starts_first_finds_the_server(make_rig, make_server, runnin
         while node.counts()["cam00"].captured < 10:
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        time.sleep(0.25)  # two reports' time, in which nothing is to be said
         server = make_server(first.rig, again=True)
         server.until(lambda: len(server.frames) == 3)
     assert server.sequences == [7, 8, 9]  # the newest, not the oldest
+    assert "dropped" not in caplog.text  # without a server everything is
 
 
 def test_a_server_that_comes_again_is_greeted_again(make_rig, make_server, running, stepped, step_driver, jpeg_of):
@@ -105,24 +109,32 @@ def test_a_server_that_comes_again_is_greeted_again(make_rig, make_server, runni
         first.until(lambda: len(first.frames) == 2)
         first.close()
         second = make_server(first.rig, again=True, started=2)
+        second.credit, second.return_credit = 1, False
         second.until(lambda: {plane for plane, _ in second.hellos} == {"data", "control"})
-        put(step_driver, jpeg_of, 3, first=2)
-        second.until(lambda: len(second.frames) == 3)  # the credit is a new one, not the one that was left
-        second.until(lambda: second.reports)
-    assert second.sequences == [2, 3, 4]
+        put(step_driver, jpeg_of, 1, first=2)
+        second.until(lambda: second.frames and second.reports)
+        put(step_driver, jpeg_of, 1, first=3)
+        second.for_a_while(0.3)
+    assert second.sequences == [2]  # the credit is a new one, without the one that was left
 
 
-def test_a_node_that_comes_again_takes_its_place_and_counts_from_zero(
-    make_rig, capture, make_server, running, step_driver, jpeg_of, stepped
-):
+def test_a_server_that_was_restarted_unnoticed_is_known_by_its_clock_replies(make_rig, make_server, running, stepped):
+    server = make_server(make_rig())
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        before = len(server.hellos)
+        server.started = 2
+        server.until(lambda: {plane for plane, _ in server.hellos[before:]} == {"data", "control"})
+
+
+def test_a_node_that_comes_again_counts_from_zero(make_rig, make_server, running, stepped, step_driver, jpeg_of):
     server = make_server(make_rig(wire=WIRE))
-    with running(stepped(server.rig)):  # and a second of the same name beside it, as after a cut cable
-        put(step_driver, jpeg_of, 2)
-        server.until(lambda: len(server.frames) == 2)
-        with running(Node(server.rig, "pc1")):
+    for _ in range(2):
+        with running(stepped(server.rig)):
+            put(step_driver, jpeg_of, 2)
             before = len(server.frames)
-            server.until(lambda: len(server.frames) >= before + 5)
-    assert server.sequences[2] == 0
+            server.until(lambda before=before: len(server.frames) == before + 2)
+    assert server.sequences == [0, 1, 0, 1]
     assert len({hello.incarnation for _, hello in server.hellos}) == 2
 
 
@@ -134,8 +146,10 @@ def test_a_silent_server_is_greeted_again(make_rig, make_server, running, steppe
         server.answer = False
         before = len(server.hellos)
         server.until(lambda: {plane for plane, _ in server.hellos[before:]} == {"data", "control"})
-        server.answer = True
         put(step_driver, jpeg_of, 1)
+        server.for_a_while(0.2)
+        assert not server.frames  # its old credit is no longer worth anything
+        server.answer = True
         server.until(lambda: server.frames)
 
 
@@ -169,6 +183,34 @@ def test_only_the_answer_to_the_latest_hello_gives_credit(
         put(step_driver, jpeg_of, 5, first=1)
         server.for_a_while(0.3)
         assert len(server.frames) == 3
+
+
+def test_a_late_welcome_does_not_cost_the_credit_that_came_since(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch
+):
+    monkeypatch.setattr(capture_nodes.link, "_STARVED_S", 1e6)
+    server = make_server(make_rig())
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        server.say(server.data, b"pc1", Welcome(0, server.started))
+        server.for_a_while(0.1)
+        put(step_driver, jpeg_of, 1)
+        server.until(lambda: server.frames)
+
+
+def test_a_picture_leaves_at_once_and_not_when_something_else_is_due(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch
+):
+    for name in ("_POLL_S", "_REPORT_S", "_CLOCK_FIRST_S"):
+        monkeypatch.setattr(capture_nodes.link, name, 60)
+    server = make_server(make_rig())
+    with running(stepped(server.rig)) as ended:
+        server.until(lambda: len(server.hellos) >= 2)
+        server.for_a_while(0.2)
+        put(step_driver, jpeg_of, 1)
+        server.until(lambda: server.frames)
+        step_driver.finish()
+        ended.result(10)
 
 
 def test_a_refused_node_says_why_and_sends_nothing(
@@ -274,6 +316,19 @@ def test_a_node_whose_cameras_are_finished_ends_by_itself_with_every_frame_sent(
         server.until(ended.done)
         server.until(lambda: len(server.frames) == 4 * cameras)
     assert sorted(server.sequences) == sorted([0, 1, 2, 3] * cameras)
+
+
+def test_the_last_pictures_of_a_finished_camera_are_not_cut_off(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of
+):
+    server = make_server(make_rig(wire=WIRE))
+    with running(stepped(server.rig)) as ended:
+        server.until(lambda: server.reports)
+        for i in range(3):
+            step_driver.put(jpeg_of(6, 4, bytes(10 << 20)), trigger=i)
+        step_driver.finish()
+        ended.result(10)
+        server.until(lambda: len(server.frames) == 3)
 
 
 def test_a_node_ends_at_once_without_a_server_and_with_a_full_queue(

@@ -119,21 +119,22 @@ def test_a_clock_set_back_starts_a_new_schedule(play, clock):
 
 
 def test_once_from_a_given_moment_on(play, clock):
-    driver = play(loop=False, start=START / 1e9 + 2.0)
+    driver = play(loop=False, start=START / 1e9 + 2.1)
     assert driver.next_frame(0.5) is None and not driver.finished
     taken = []
     while not driver.finished:
         if (picture := driver.next_frame(0.5)) is not None:
             taken.append(picture)
     assert [p.jpeg[-6:] for p in taken] == [b"%d of 0" % i for i in range(4)]
-    assert taken[0].node_ns == START + 2 * 10**9
+    assert taken[0].node_ns == pytest.approx(START + 2.1e9, abs=1000)
     assert driver.next_frame(0.5) is None
     assert driver.missed == 0
 
 
 @pytest.mark.parametrize(("late_frames", "got", "missed"), [(2.5, [2, 3], 2), (100, [], 4)])
 def test_once_and_late(play, clock, late_frames, got, missed):
-    driver = play(loop=False, start=START / 1e9)
+    driver = play(loop=False, start=START / 1e9 + PERIOD)
+    clock.ns += round(PERIOD * 1e9)
     clock.ns += round(late_frames * PERIOD * 1e9)
     taken = []
     while not driver.finished:
