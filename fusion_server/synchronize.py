@@ -5,8 +5,8 @@ time (mode ``time``). A set is made of the lanes' heads: the smallest key and wh
 it (0 for triggers). That needs no pairing of everything with everything, and it gives the same sets however the lanes'
 arrivals interleave, because a set is made only when no camera can add to it any more: every lane has a head (a camera's
 frames arrive in order, so a lane whose head is newer has passed the moment), or the set has waited long enough. A frame
-that is still there after twice that time, or that would make its lane too long, is thrown away: its clock or counter is
-far ahead of the others', which must not hold them up.
+that is still there after twice that time is thrown away: its clock or counter is far ahead of the others', which must
+not hold them up. So are the oldest where too many wait.
 
 Counters that restart. A camera's trigger or block counter starts again when the camera does, and wraps early where it
 has 16 bits. A counter that goes back while the camera's time goes on is given a new base, found from the time: the
@@ -50,7 +50,7 @@ class SyncCounters:
     dropped_sets: int = 0  # sets with too few cameras; their frames are gone
     late: int = 0  # frames whose set had been handed out
     duplicate: int = 0  # frames that came twice, or a camera's second frame within the tolerance
-    stale: int = 0  # frames that were so far ahead of the others that their set never had its turn
+    stale: int = 0  # frames thrown away while they waited: far ahead of the others, or too many
     untriggered: int = 0  # frames without a trigger in mode trigger
     restarts: int = 0  # counters that were given a new base
     resets: int = 0  # times when everything was late for so long that the synchroniser started again
@@ -80,7 +80,8 @@ class Synchronizer:
 
     ``now_ns`` is any clock that does not go back; it is compared only with itself. A set comes out when it is complete
     or when its first frame came more than ``wait_ns`` ago; with fewer than ``min_cameras`` frames (0: all but a quarter
-    of the cameras) it is dropped. At most ``max_open`` frames of a camera wait. One thread at a time may use it.
+    of the cameras) it is dropped. At most ``max_open`` frames of a camera and ``max_bytes`` of pictures wait. One
+    thread at a time may use it.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Synchronizer:
         min_cameras: int = 0,
         *,
         max_open: int = 16,
+        max_bytes: int = 256 << 20,
     ):
         if mode not in MODES:
             raise ValueError(f"mode is {mode!r}; must be one of {', '.join(MODES)}")
@@ -106,6 +108,7 @@ class Synchronizer:
         self._wait_ns = wait_ns
         self._min_cameras = min_cameras or len(cameras) - len(cameras) // 4
         self._max_open = max_open
+        self._max_bytes = max_bytes
         self._lanes = {name: _Lane() for name in cameras}
         self._started = False
         self._closed: int | None = None  # frames with a key up to this are late
@@ -166,8 +169,17 @@ class Synchronizer:
         lane.waiting.insert(at, item)
         lane.newest_key = item.key if lane.newest_key is None else max(lane.newest_key, item.key)
         if len(lane.waiting) > self._max_open:
-            lane.waiting.remove(min(lane.waiting, key=lambda other: other.arrived_ns))
-            self.counters.stale += 1
+            self._throw_away_oldest(lane)
+        while self._bytes() > self._max_bytes:
+            lanes = [each for each in self._lanes.values() if each.waiting]
+            self._throw_away_oldest(min(lanes, key=lambda each: min(item.arrived_ns for item in each.waiting)))
+
+    def _throw_away_oldest(self, lane: _Lane) -> None:
+        lane.waiting.remove(min(lane.waiting, key=lambda other: other.arrived_ns))
+        self.counters.stale += 1
+
+    def _bytes(self) -> int:
+        return sum(len(item.frame.jpeg) for lane in self._lanes.values() for item in lane.waiting)
 
     def _ready(self, now_ns: int) -> bool:
         """Whether the oldest set has nothing to wait for."""

@@ -82,10 +82,10 @@ def mosaic(images: Mapping[str, np.ndarray], order: Sequence[str]) -> np.ndarray
 def _camera_note(camera: Mapping[str, Any]) -> str:
     age = camera.get("age_s")
     if age is None:
-        return "not seen yet"
+        return "· not seen yet"
     if age > _STALE_S:
-        return f"silent for {age:.0f} s"
-    return f"{camera['refused']} refused" if camera.get("refused") else ""
+        return f"· silent for {age:.0f} s"
+    return f"· {camera['refused']} refused" if camera.get("refused") else ""
 
 
 def _fit(image: np.ndarray, tile: np.ndarray) -> None:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _PERIOD_S = 1 / 15
 _UNWATCHED_PERIOD_S = 1.0
-_SKIN = (198, 154, 132)
+_SKIN = (196, 162, 144)
 _FRUSTUM = (120, 140, 165)
 _FAR_M = 0.7  # the first look: from in front of the subject (+Z)
 _FIELD_OF_VIEW = math.radians(35)
@@ -39,9 +39,9 @@ _PANEL_WIDTH = 400
 _RECORD = ("Record", "red", viser.Icon.PLAYER_RECORD)
 _STOP = ("Stop", "gray", viser.Icon.PLAYER_STOP)
 _LIGHTS = (  # name, metres from the rig's centre, colour, strength: a portrait's three lights
-    ("key", (-2.0, 1.3, 1.7), (255, 244, 232), 1.75),
-    ("fill", (2.4, 0.1, 1.2), (205, 222, 255), 0.55),
-    ("rim", (1.2, 1.6, -2.4), (255, 255, 255), 1.8),
+    ("key", (-2.2, 1.5, 1.4), (255, 249, 242), 1.5),
+    ("fill", (2.4, 0.1, 1.2), (205, 222, 255), 0.35),
+    ("rim", (1.2, 1.6, -2.4), (255, 255, 255), 1.2),
 )
 
 
@@ -176,7 +176,7 @@ class Preview:
         scene.world_axes.visible = False
         scene.set_background_image(_backdrop(), format="png")
         scene.configure_default_lights(False)
-        scene.configure_environment_map("studio", environment_intensity=0.2)
+        scene.configure_environment_map("studio", environment_intensity=0.09)
         for name, position, color, intensity in _LIGHTS:
             at = center + np.array(position)
             scene.add_light_directional(f"/lights/{name}", color=color, intensity=intensity, position=tuple(at))

@@ -101,9 +101,9 @@ def test_every_camera_has_a_row_and_silence_is_marked():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert rows[2:] == [
         ["front", "29.9", "3", ""],
-        ["left", "29.9", "3", "silent for 12 s"],
-        ["back", "0.0", "3", "not seen yet"],
-        ["top", "29.9", "3", "7 refused"],
+        ["left", "29.9", "3", "· silent for 12 s"],
+        ["back", "0.0", "3", "· not seen yet"],
+        ["top", "29.9", "3", "· 7 refused"],
     ]
 
 

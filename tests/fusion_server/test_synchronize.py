@@ -309,6 +309,18 @@ def test_a_clock_that_goes_back_for_all_does_not_silence_the_rig():
     assert sets[-1].frames["a"].header.sequence == 79
 
 
+def test_what_waits_is_bounded_in_bytes():
+    sync = synchronizer(max_bytes=10 * 1000)
+    for i in range(8):
+        for name in CAMERAS[:3]:
+            item = frame(name, i, START + i * PERIOD)
+            sync.add(Frame(item.header, bytes(1000)), i)
+            assert sync.waiting <= 10
+    assert sync.counters.stale == 24 - 10
+    out = sync.poll(200 * MS)
+    assert [s.index for s in out] == [5, 6, 7], "the newest are kept"
+
+
 def test_a_bad_mode_is_refused():
     with pytest.raises(ValueError, match="trigger, time"):
         Synchronizer(CAMERAS, "magic", 0, 0)
