@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import platformdirs
 
 from geometry.mesh import Mesh, write_ply
 from models.synthetic.lighting import Lamp, Lighting, ambient_visibility, sky_from, sphere_directions, with_shadows
@@ -53,14 +52,6 @@ class BakeSettings:
         return max(1, round(self.seconds * self.fps))
 
 
-def cached_capture(settings: BakeSettings | None = None, *, workers: int = 2, progress: Progress | None = None) -> Path:
-    """The capture in the user's cache folder, baked when it is not there yet."""
-    settings = settings or BakeSettings()
-    name = f"subject{settings.seed}-{settings.cameras}x{settings.size}-{settings.frames}-v{settings.version}"
-    out = Path(platformdirs.user_cache_dir("headstream")) / "captures" / name
-    return bake_capture(out, **_arguments(settings), workers=workers, progress=progress)
-
-
 def bake_capture(
     out: Path,
     *,
@@ -76,8 +67,8 @@ def bake_capture(
 ) -> Path:
     """Render the loop into the capture folder ``out`` unless it is there; an interrupted bake goes on.
 
-    progress(done, total) is told of frames. Raises HeadstreamError when ``out`` is something else, or when a value
-    cannot be used.
+    A bake of another version of this module is replaced. progress(done, total) is told of frames. Raises
+    HeadstreamError when ``out`` is something else, or when a value cannot be used.
     """
     settings = BakeSettings(float(seconds), float(fps), cameras, size, seed, quality, maps_every)
     if seconds <= 0 or fps <= 0 or cameras < 1 or size < 32:
@@ -85,6 +76,9 @@ def bake_capture(
             f"bake: {seconds} s at {fps} fps, {cameras} cameras of {size} px; needs positive times, a camera and 32 px"
         )
     out = Path(out)
+    made = _bake_key(out)
+    if made is not None and made.get("version") != VERSION:
+        shutil.rmtree(out)  # an older headstream's
     if out.exists():
         _check_finished(out, settings)
         if progress:
@@ -134,10 +128,6 @@ def _groups(settings: BakeSettings) -> dict[str, tuple[str, ...]]:
     cameras = ring(settings)
     front = tuple(camera.name for camera in cameras if camera.R[2, 2] < -0.2)
     return {"ring": tuple(camera.name for camera in cameras), **({"front": front} if front else {})}
-
-
-def _arguments(settings: BakeSettings) -> dict:
-    return {key: value for key, value in asdict(settings).items() if key != "version"}
 
 
 def _bake_key(folder: Path) -> dict | None:

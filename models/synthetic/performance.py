@@ -25,7 +25,7 @@ class Moment:
 
     actions: dict[str, float]
     angles: tuple[float, float, float]
-    shift: tuple[float, float, float]
+    shift: tuple[float, ...]
 
 
 def perform(phase: float, seconds: float) -> Moment:

@@ -173,7 +173,7 @@ def _thing(image: np.ndarray, rng, base, other, contrast) -> None:
 class Sensor:
     """How one camera turns light into a JPEG."""
 
-    gain: tuple[float, float, float]  # exposure and white balance, linear
+    gain: tuple[float, ...]  # exposure and white balance, linear
     contrast: float  # 1 as the sRGB curve, more is steeper
     blur: float  # pixels, sigma
     noise: float  # at middle grey, of 255

@@ -48,15 +48,15 @@ class Look:
     gloss: float
     brow: float  # 0 none to 1 dense
     hair: str  # "none", "stubble", "short", "medium", "long", "cap"
-    hair_color: tuple[float, float, float]
+    hair_color: tuple[float, ...]
     hair_length: float  # metres
     hair_curl: float
     hair_fade: float  # 0 one length to 1 shaved at the neck
     receding: float
     beard: float  # 0 none, below 0.3 stubble, 1 full
     lips: float  # 0 natural to 1 painted
-    lip_color: tuple[float, float, float]
-    iris: tuple[float, float, float]
+    lip_color: tuple[float, ...]
+    iris: tuple[float, ...]
     cloth: float  # height of the collar on the average adult, metres (negative); -1 for none
     cloth_color: tuple[float, float, float] | None = None  # None: any pattern
 

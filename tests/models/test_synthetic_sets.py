@@ -94,6 +94,14 @@ def test_a_finished_bake_is_not_made_again_and_another_is_refused(capture):
         bake_capture(capture, **{**TINY, "seed": 12})
 
 
+def test_a_bake_of_an_older_version_is_replaced(tmp_path):
+    out = tmp_path / "old"
+    (out / "frames" / "000099").mkdir(parents=True)
+    (out / "capture.json").write_text('{"bake": {"version": 0}}')
+    bake_capture(out, **TINY)
+    assert CaptureFolder.open(out).frames == ("000000", "000001", "000002")
+
+
 def test_an_interrupted_bake_keeps_its_whole_frames(capture, tmp_path):
     class Stop(Exception):
         pass
