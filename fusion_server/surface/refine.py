@@ -37,6 +37,7 @@ class Observation:
     outlines: Silhouettes
     pictures: Pictures | None
     middle: np.ndarray  # 3, roughly where the subject is
+    scale: float = 1.0  # of the maps' sides, to those of the views
 
     def coarser(self) -> Observation:
         """Every second pixel of the maps, for decisions and rigid motion; without pictures."""
@@ -54,6 +55,7 @@ class Observation:
             outlines,
             None,
             self.middle,
+            self.scale / 2,
         )
 
 

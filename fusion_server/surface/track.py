@@ -19,8 +19,6 @@ from geometry.rasterize.base import Rasterizer
 
 _WARM = Step(gate=4.0, scale=2e-3, relax=0.1, reach=1.5e-3)
 _WIDE = Step(gate=20.0, scale=10e-3, relax=0.2, reach=2e-3)
-_RIGID_GATE = 20.0  # pixels of the coarser maps
-_SEARCH_GATE = 30.0
 _FITTED = 3e-3  # metres: an old topology whose 95th percentile is nearer than this to a new keyframe has been recovered
 
 
@@ -59,12 +57,18 @@ class SurfaceTracker:
         clock = Clock()
         observation = observe(views, self._settings.photometric)
         names = tuple(view.camera.name for view in views)
-        frame = _Frame(observation, observation.coarser(), names, clock)
+        coarse = observation.coarser()
+        frame = _Frame(observation, coarse, (coarse.coarser(), coarse), names, clock)
         clock.lap("observe")
         if self._track is None:
             return self._keyframe(frame)
         vertices = follow_rigid(
-            self._track.vertices, self._track.topology, frame.coarse, self._rasterizer, self._settings, self._track.rest
+            self._track.vertices,
+            self._track.topology,
+            frame.pyramid,
+            self._rasterizer,
+            self._settings,
+            self._track.rest,
         )
         clock.lap("rigid")
         steps = (_WARM,) * self._settings.iterations
@@ -81,7 +85,7 @@ class SurfaceTracker:
             )
         seen = look(vertices, track.topology, frame.coarse, self._rasterizer)
         quality = check(seen, track.topology, frame.coarse, frame.names, track.reference)
-        rest = rigid_step(seen, track.topology, frame.coarse, _RIGID_GATE, self._settings)
+        rest = rigid_step(seen, track.topology, frame.coarse, self._settings)
         frame.clock.lap("check")
         return _Candidate(replace(track, vertices=vertices, middle=frame.observation.middle, rest=rest), quality)
 
@@ -89,7 +93,7 @@ class SurfaceTracker:
         """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
         start = track.vertices + (frame.observation.middle - track.middle)
         start = follow_rigid(
-            start, track.topology, frame.coarse, self._rasterizer, self._settings, track.rest, 10, _SEARCH_GATE
+            start, track.topology, frame.pyramid, self._rasterizer, self._settings, track.rest, rounds=6
         )
         frame.clock.lap("rigid")
         steps = (_WIDE,) * 3 + (_WARM,) * 3
@@ -114,7 +118,7 @@ class SurfaceTracker:
         topology = Topology.of(mesh.faces, len(mesh.vertices))
         seen = look(mesh.vertices, topology, frame.coarse, self._rasterizer)
         quality = check(seen, topology, frame.coarse, frame.names)
-        rest = rigid_step(seen, topology, frame.coarse, _RIGID_GATE, self._settings)
+        rest = rigid_step(seen, topology, frame.coarse, self._settings)
         frame.clock.lap("check")
         if "lost" in quality.flags:
             if self._track is not None:
@@ -144,7 +148,8 @@ class SurfaceTracker:
 @dataclass(frozen=True, eq=False)
 class _Frame:
     observation: Observation
-    coarse: Observation
+    coarse: Observation  # half the pixels each way, to judge by
+    pyramid: tuple[Observation, ...]  # coarse to fine, to find the rigid motion on
     names: tuple[str, ...]
     clock: Clock
 
