@@ -127,7 +127,7 @@ class Pipeline:
             mode=rig.sync.mode,
             tolerance_ns=round(rig.sync.tolerance_ms * 1e6),
             wait_ns=round(rig.sync.wait_ms * 1e6),
-            min_cameras=rig.sync.min_cameras or fewest_cameras(len(calibration.names)),
+            min_cameras=rig.sync.min_cameras,
         )
         self._sets: Slot[FrameSet] = Slot()
         self._observations: Slot[tuple[FrameSet, Observation]] = Slot()
@@ -135,7 +135,6 @@ class Pipeline:
         self._fault_observers: list[Callable[[str], None]] = []
         self._image_observers: list[Callable[[dict], None]] = []
         self._stop = threading.Event()
-        self._sync_lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._normals, name="normals"),
             threading.Thread(target=self._surface, name="surface"),
@@ -178,16 +177,12 @@ class Pipeline:
 
     def on_frame(self, frame: Frame) -> None:
         """Take a received frame; called by the receiver's thread."""
-        with self._sync_lock:
-            ready = self.synchronizer.add(frame, time.time_ns())
-        for frame_set in ready:
+        for frame_set in self.synchronizer.add(frame, time.monotonic_ns()):
             self._sets.put(frame_set)
 
     def poll(self) -> None:
-        """Let the synchroniser give up on sets that waited long enough; called every few milliseconds."""
-        with self._sync_lock:
-            ready = self.synchronizer.poll(time.time_ns())
-        for frame_set in ready:
+        """Let the synchroniser give up on sets that waited long enough; called by the receiver's thread as well."""
+        for frame_set in self.synchronizer.poll(time.monotonic_ns()):
             self._sets.put(frame_set)
 
     def _fault(self, text: str) -> None:
@@ -260,8 +255,3 @@ class Pipeline:
         self.meter.add(result)
         for observer in self._observers:
             observer(result)
-
-
-def fewest_cameras(count: int) -> int:
-    """How many of ``count`` cameras a frame set needs when the rig file does not say: all but a quarter, 2 at least."""
-    return max(2, count - count // 4)

@@ -40,14 +40,15 @@ class Server:
     def __init__(self, rig: Rig, *, preview: bool = True) -> None:
         self.rig = rig
         self.calibration = rig_calibration(rig)
-        self.receiver = Receiver(rig, self.calibration, self._on_frame)  # binds first: a port in use is said at once
+        # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
+        self.receiver = Receiver(rig, self.calibration, self._on_frame, on_tick=self._on_tick)
         reconstructor = make_reconstructor(self.calibration, rig.normals, rig.surface)
         self.pipeline = Pipeline(rig, self.calibration, reconstructor, Decoder(threads=2))
         self.pipeline.observe(self._on_result, self._on_fault, self._on_images)
         self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None
         self._take_lock = threading.Lock()
         self._take: TakeWriter | None = None
-        self._poller = threading.Thread(target=self._poll, name="poll")
+        self._teller = threading.Thread(target=self._tell, name="status")
         self._stop = threading.Event()
         self._thumbnails_at = 0.0
         self._extra_status: dict[str, Any] = {}
@@ -56,7 +57,7 @@ class Server:
         """Start every thread; nodes may come and go from now on."""
         self.pipeline.start()
         self.receiver.start()
-        self._poller.start()
+        self._teller.start()
 
     def stop(self) -> None:
         """Close the take, end every thread, free the ports."""
@@ -64,8 +65,8 @@ class Server:
         self.stop_recording()
         self.receiver.stop()
         self.pipeline.stop()
-        if self._poller.is_alive():
-            self._poller.join()
+        if self._teller.is_alive():
+            self._teller.join()
         if self.preview:
             self.preview.close()
 
@@ -112,9 +113,11 @@ class Server:
         }
 
     @property
-    def failure(self) -> BaseException | None:
-        """The bug that ended the pipeline, if one did."""
-        return self.pipeline.failure
+    def failure(self) -> str | None:
+        """Why the server can only end: a bug in one of its threads, whose traceback is in the log."""
+        if self.pipeline.failure is not None:
+            return f"a stage of the pipeline failed: {self.pipeline.failure!r}"
+        return None if self.receiver.alive else "the receiver failed"
 
     def _on_frame(self, frame: Frame) -> None:
         with self._take_lock:
@@ -146,13 +149,12 @@ class Server:
         else:
             self.stop_recording()
 
-    def _poll(self) -> None:
-        shown = 0.0
-        while not self._stop.wait(0.02):
-            self.pipeline.poll()
-            if self.preview and time.monotonic() - shown > 1.0:
-                shown = time.monotonic()
-                self.preview.update_status(self.status())
+    def _on_tick(self) -> None:
+        self.pipeline.poll()
+
+    def _tell(self) -> None:
+        while self.preview and not self._stop.wait(1.0):
+            self.preview.update_status(self.status())
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from launch.local import until_asked_to_stop
 from launch.truth import TruthMonitor
 from protocol.capture_folder import CaptureFolder
 from protocol.rig import load_rig
+
+log = logging.getLogger(__name__)
 
 
 def serve(
@@ -45,12 +48,15 @@ def serve(
             if monitor:
                 server.annotate(**monitor.status())
             say(server.status())
+        failure = server.failure
+        if failure:
+            log.error("%s", failure)
     finally:
         server.stop()
         if monitor:
             monitor.stop()
     say({**server.status(), "ended": True, "take": str(recorded) if recorded else None})
-    return 1 if server.failure else 0
+    return 1 if failure else 0
 
 
 def say_json(status: dict[str, Any]) -> None:
