@@ -109,6 +109,19 @@ def _row(p0, p1, p2, m, r, focal, distance, known, limit, scale, out):
     return True, x, y, s
 
 
+@numba.njit(cache=True, nogil=True)
+def _perhaps_outside(m, distance, x, y, z):
+    """A cheap look at the nearest pixel; nearly all vertices are inside and need no more."""
+    w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+    if w < 0.01:
+        return False
+    col = int((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w + 0.5)
+    row = int((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w + 0.5)
+    if col < 0 or row < 0 or col >= distance.shape[1] or row >= distance.shape[0]:
+        return False
+    return distance[row, col] < 1.0 - _OUTSIDE
+
+
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _contours(
     x, normals, edges, start, link, face, matrix, rotation, center, focal, distance, known, blind, gate, scale,
@@ -153,6 +166,8 @@ def _contours(
         for i in range(x.shape[0]):
             if found >= edge_out.shape[1]:
                 break
+            if not _perhaps_outside(matrix[v], distance[v], x[i, 0], x[i, 1], x[i, 2]):
+                continue
             ok, px, py, s = _row(
                 x[i, 0], x[i, 1], x[i, 2], matrix[v], rotation[v], focal[v], distance[v], known[v], 2.0 * gate, scale,
                 out,

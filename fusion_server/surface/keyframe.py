@@ -42,7 +42,7 @@ def make_keyframe(
         topology = Topology.of(mesh.faces, len(mesh.vertices))
         points = mesh.vertices
         for step in steps:
-            points = refine(points, topology, observation, rasterizer, step, settings, clock)
+            points, _ = refine(points, topology, observation, rasterizer, step, settings, clock)
         iterations += len(steps)
         mesh = Mesh(points, mesh.faces)
     return mesh, iterations

@@ -46,9 +46,9 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """Heights along vertex normals: want (P,) metres; variance (P,) in m^2, infinite where there is none."""
+    """Where vertices belong along their normals: points (P, 3); variance (P,) in m^2, infinite where none was found."""
 
-    want: np.ndarray
+    points: np.ndarray
     variance: np.ndarray
 
 
@@ -96,7 +96,7 @@ def photometric_positions(
     variance = np.full(len(curves), np.inf)
     _peaks(curves, contrast, step, scale * _APART, want, variance)
     _agreement(want, variance, topology.start, topology.neighbour, scale * _AGREE)
-    return Positions(want, variance)
+    return Positions(shape.vertices + want[:, None] * shape.normals, variance)
 
 
 def _sample_places(edge: float) -> np.ndarray:

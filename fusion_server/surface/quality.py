@@ -16,13 +16,13 @@ _FOLDED = 0.02  # of the faces; more is no skin
 _UNCERTAIN = 0.5  # confidence below which a frame is marked
 
 
-def check(seen: Look, topology: Topology, observation: Observation, names: tuple[str, ...], reference=None) -> Quality:
-    """Compare a surface with the observation that it was looked at in (the coarser one will do).
+def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Quality | None = None) -> Quality:
+    """Compare a surface with the observation that it was looked at in (a coarser one will do).
 
     reference: the keyframe's quality. Its overlap and residual are what this subject, these masks and these normals
     allow (a neck that the pictures cut never overlaps fully); None when this is the keyframe.
     """
-    shape = seen.shape
+    shape, observation = seen.shape, seen.observation
     overlap, per_view = _overlap(seen.raster, observation)
     residual = _residual(seen)
     corner_normal = shape.normals[topology.faces].sum(1)

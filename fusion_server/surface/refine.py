@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from fusion_server.surface.base import Rig, SurfaceError, SurfaceSettings, View
 from fusion_server.surface.contour import ContourRows, add_contours, contour_rows
 from fusion_server.surface.fuse import Fused, fuse_normals
-from fusion_server.surface.photometric import Pictures, photometric_positions, pictures
+from fusion_server.surface.photometric import Pictures, Positions, photometric_positions, pictures
 from fusion_server.surface.silhouette import Silhouettes, silhouettes
 from fusion_server.surface.solve import Shape, System, Topology, relaxed
 from geometry.rasterize.base import Raster, Rasterizer
@@ -61,11 +62,17 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A surface and what an observation says of it."""
+    """A surface as the cameras of an observation would see it."""
 
     shape: Shape
     raster: Raster
-    fused: Fused
+    observation: Observation
+
+    @cached_property
+    def fused(self) -> Fused:
+        """The observed normals on the faces that are seen."""
+        o = self.observation
+        return fuse_normals(self.shape, self.raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
 
 
 @dataclass(frozen=True)
@@ -135,50 +142,48 @@ def refine(
     step: Step,
     settings: SurfaceSettings,
     clock: Clock,
-) -> np.ndarray:
-    """One iteration of displacement along normals and tangential relaxation.  # P,3"""
-    seen = look(vertices, topology, observation, rasterizer, clock)
+    held: Positions | None = None,
+) -> tuple[np.ndarray, Positions | None]:
+    """One iteration of displacement along normals and tangential relaxation: the new vertices (P, 3).
+
+    Comparing pictures is the dearest part of an iteration. Where it found vertices to belong is handed back, and may
+    be handed in to a second iteration from nearly the same place instead of looking again.
+    """
+    seen = look(vertices, topology, observation, rasterizer)
+    clock.lap("rasterize")
     shape, fused = seen.shape, seen.fused
+    clock.lap("fuse")
     system = System(topology)
     system.add_normals(shape, fused.normal, fused.weight / sigma_normal(fused, settings) ** 2)
     clock.lap("assemble")
-    rows = contours(seen, topology, observation, step.gate, step.scale, settings)
+    rows = contours(seen, topology, step.gate, step.scale, settings)
     add_contours(system, shape, topology, rows)
     clock.lap("contour")
-    if step.reach > 0 and observation.pictures is not None:
-        found = photometric_positions(
+    if held is None and step.reach > 0 and observation.pictures is not None:
+        held = photometric_positions(
             shape, topology, observation.pictures, observation.rig, seen.raster.depth, step.reach, step.step
         )
-        system.add_points(found.want, 1 / (settings.sigma_photometric**2 + _OVERLAP * found.variance))
         clock.lap("photometric")
+    if held is not None:
+        variance = settings.sigma_photometric**2 + _OVERLAP * held.variance
+        system.add_points(((held.points - shape.vertices) * shape.normals).sum(1), 1 / variance)
     system.add_membrane((_MEMBRANE / shape.edge) ** 2, 1 / _DAMPING**2)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, step.relax)
     clock.lap("solve")
-    return vertices
+    return vertices, held
 
 
-def look(
-    vertices: np.ndarray, topology: Topology, observation: Observation, rasterizer: Rasterizer, clock=None
-) -> Look:
-    """Rasterise a surface and fuse the observed normals on the faces that were seen."""
+def look(vertices: np.ndarray, topology: Topology, observation: Observation, rasterizer: Rasterizer) -> Look:
+    """Rasterise a surface (P, 3) into the views of an observation."""
     shape = Shape.of(vertices, topology)
-    raster = rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras)
-    if clock:
-        clock.lap("rasterize")
-    o = observation
-    fused = fuse_normals(shape, raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
-    if clock:
-        clock.lap("fuse")
-    return Look(shape, raster, fused)
+    return Look(shape, rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras), observation)
 
 
-def contours(
-    seen: Look, topology: Topology, observation: Observation, gate: float, scale: float, settings: SurfaceSettings
-) -> ContourRows:
+def contours(seen: Look, topology: Topology, gate: float, scale: float, settings: SurfaceSettings) -> ContourRows:
     """Contour rows, their weight lowered to how well this frame's masks can be met at all."""
-    rig = observation.rig
+    observation, rig = seen.observation, seen.observation.rig
     footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
     rows = contour_rows(seen.shape, topology, seen.raster.face, rig, observation.outlines, gate, scale)
     misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0

@@ -28,25 +28,22 @@ _STILL = 0.2e-3  # metres: a smaller step ends the search
 _FARTHEST = 0.3  # metres: a larger step is no head and ends it too
 
 
-def rigid_step(
-    seen: Look, topology: Topology, observation: Observation, settings: SurfaceSettings, scale: float = _SCALES[-1]
-) -> np.ndarray:
+def rigid_step(seen: Look, topology: Topology, settings: SurfaceSettings, scale: float = _SCALES[-1]) -> np.ndarray:
     """The small motion that fits normals and outlines best: rotation vector and translation about the mean vertex.  # 6
 
     scale: metres, contour residuals beyond it lose weight.
     """
-    shape, raster = seen.shape, seen.raster
+    shape, raster, o = seen.shape, seen.raster, seen.observation
     center = shape.vertices.mean(0)
-    system = np.zeros((len(observation.cameras), 6, 6))
-    right = np.zeros((len(observation.cameras), 6))
-    o = observation
+    system = np.zeros((len(o.cameras), 6, 6))
+    right = np.zeros((len(o.cameras), 6))
     centers = np.stack([camera.R @ center + camera.t for camera in o.cameras])
     _normal_rows(
         shape.normals, topology.faces, raster.face, raster.bary, raster.depth, o.normal, o.trust, o.outlines.distance,
         o.intrinsics, o.rig.rotation, centers, system, right,
     )  # fmt: skip
     system, right = system.sum(0) / _SIGMA**2, right.sum(0) / _SIGMA**2
-    rows = contours(seen, topology, observation, _GATE * o.scale, scale, settings)
+    rows = contours(seen, topology, _GATE * o.scale, scale, settings)
     if len(rows.edge):
         i, j = topology.edges[rows.edge].T
         share = rows.share[:, None]
@@ -77,7 +74,7 @@ def follow_rigid(
     for observation in pyramid:
         for _ in range(rounds):
             seen = look(vertices, topology, observation, rasterizer)
-            step = rigid_step(seen, topology, observation, settings, _SCALES[0] if first else _SCALES[1]) - rest
+            step = rigid_step(seen, topology, settings, _SCALES[0] if first else _SCALES[1]) - rest
             first = False
             center = vertices.mean(0)
             moved = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]

@@ -79,13 +79,17 @@ class SurfaceTracker:
 
     def _candidate(self, frame: _Frame, track: _Track, vertices: np.ndarray, steps: Sequence[Step]) -> _Candidate:
         """Refine from a start and judge what came out."""
+        held, last = None, None
         for step in steps:
-            vertices = refine(
-                vertices, track.topology, frame.observation, self._rasterizer, step, self._settings, frame.clock
+            # Pictures are compared anew when the step is another kind, and every second time.
+            held = held if step is last else None
+            last = step if held is None else None
+            vertices, held = refine(
+                vertices, track.topology, frame.observation, self._rasterizer, step, self._settings, frame.clock, held
             )
         seen = look(vertices, track.topology, frame.coarse, self._rasterizer)
-        quality = check(seen, track.topology, frame.coarse, frame.names, track.reference)
-        rest = rigid_step(seen, track.topology, frame.coarse, self._settings)
+        quality = check(seen, track.topology, frame.names, track.reference)
+        rest = rigid_step(seen, track.topology, self._settings)
         frame.clock.lap("check")
         return _Candidate(replace(track, vertices=vertices, middle=frame.observation.middle, rest=rest), quality)
 
@@ -117,8 +121,8 @@ class SurfaceTracker:
         mesh, iterations = made or make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         topology = Topology.of(mesh.faces, len(mesh.vertices))
         seen = look(mesh.vertices, topology, frame.coarse, self._rasterizer)
-        quality = check(seen, topology, frame.coarse, frame.names)
-        rest = rigid_step(seen, topology, frame.coarse, self._settings)
+        quality = check(seen, topology, frame.names)
+        rest = rigid_step(seen, topology, self._settings)
         frame.clock.lap("check")
         if "lost" in quality.flags:
             if self._track is not None:
