@@ -49,6 +49,10 @@ class Rendering:
         """Where the subject is.  # H,W bool"""
         return self.depth > 0
 
+    def emptied(self) -> Rendering:
+        """The same view with nobody in it."""
+        return Rendering(np.zeros_like(self.light), np.zeros_like(self.normal), np.zeros_like(self.depth))
+
 
 def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting, *, closed: bool = False) -> list[Rendering]:
     """Render every camera. Cameras are pinholes (distortion is refused with ValueError).

@@ -22,6 +22,9 @@ from models.synthetic.render import render
 from models.synthetic.scenes import draw_scene
 
 
+EMPTY_SHARE = 0.04  # of the sets: nobody is there, as before a take; a network that never saw that sees heads in walls
+
+
 def make_set(seed: int, index: int, views: int = 6, size: int = 256) -> dict[str, np.ndarray]:
     """One multi-view set; the same numbers for the same arguments. Keys as the module says."""
     rng = np.random.default_rng([seed, index])
@@ -30,6 +33,9 @@ def make_set(seed: int, index: int, views: int = 6, size: int = 256) -> dict[str
     renderings = render(scene.surface, cameras, scene.lighting)
     masks = [rendering.mask for rendering in renderings]
     gain = exposure_for([rendering.light for rendering in renderings], masks)
+    if rng.random() < EMPTY_SHARE:
+        renderings = [rendering.emptied() for rendering in renderings]
+        masks = [rendering.mask for rendering in renderings]
     backdrop = Backdrop.draw(rng, scene.flash)
     common = int(rng.integers(1 << 30))
     images = []
