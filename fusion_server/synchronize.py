@@ -237,7 +237,8 @@ class Synchronizer:
             placed = self._index_at(lane, at)
             if placed is None and (restarted or (self._closed is not None and index <= self._closed)):
                 placed = self._extrapolated(at)
-        if placed is not None and (restarted or abs(placed - index) > _GROSS):
+        moved = placed is not None and placed != index and (restarted or abs(placed - index) > _GROSS)
+        if placed is not None and moved:
             lane.base += placed - index
             index = placed
             self.counters.restarts += 1

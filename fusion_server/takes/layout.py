@@ -42,7 +42,7 @@ the rest: the JPEG as it was received
 SCHEMAS = {
     "/topology": """\
 msgpack map: id int; faces bytes: int32 little-endian, 3 a face, counter-clockwise from outside;
-uv: nil or bytes: float32 little-endian, 2 a vertex
+uv: nil or bytes: float32 little-endian, 2 a corner, 3 corners a face (an atlas has seams, vertices are not doubled)
 """,
     "/mesh": """\
 msgpack map: index int (of the frame set), capture_ns int (server clock), topology int (id), kind str (keyframe, warm),
@@ -60,7 +60,7 @@ class TakeError(HeadstreamError):
 
 @dataclass(frozen=True, eq=False)
 class Topology:
-    """How vertices are joined: faces (F, 3) int32, uv (P, 2) float32 where known."""
+    """How vertices are joined: faces (F, 3) int32; uv (F, 3, 2) float32, of the faces' corners, where known."""
 
     id: int
     faces: np.ndarray

@@ -184,7 +184,7 @@ def _read(file: BinaryIO, place: tuple[int, int]) -> bytes:
 def _topology(data: bytes) -> Topology:
     fields = msgpack.unpackb(data)
     faces = np.frombuffer(fields["faces"], "<i4").reshape(-1, 3).astype(np.int32)
-    uv = None if fields["uv"] is None else np.frombuffer(fields["uv"], "<f4").reshape(-1, 2)
+    uv = None if fields["uv"] is None else np.frombuffer(fields["uv"], "<f4").reshape(-1, 3, 2)
     return Topology(fields["id"], faces, uv)
 
 

@@ -115,7 +115,7 @@ class TakeWriter:
         self._put(_Entry(topic, frame.header.capture_ns, size, lambda: pack_frame_record(frame)))
 
     def topology(self, faces: np.ndarray, uv: np.ndarray | None = None) -> int:
-        """The number of this topology, for ``mesh``; kept when it differs from the last. faces: (F, 3); uv: (P, 2)."""
+        """The number of this topology, for ``mesh``; written when it is new. faces: (F, 3); uv: (F, 3, 2)."""
         with self._topology_lock:
             if self._topology is None or not _same(self._topology, (faces, uv)):
                 self._topology_id += 1

@@ -18,7 +18,7 @@ from protocol.rig import parse_rig
 
 OCTAHEDRON = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], float) * 0.1
 FACES = np.array([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]], np.int32)
-UV = np.linspace(0, 1, 12).reshape(6, 2)
+UV = np.linspace(0, 1, 48).reshape(8, 3, 2)
 
 
 def vertices(i: int) -> np.ndarray:
@@ -73,8 +73,8 @@ def test_usd_has_one_sample_per_mesh_on_one_topology(tmp_path, pxr):
         assert ((normals * (vertices(i) - vertices(i).mean(0))).sum(1) > 0).all(), "normals point outward"
         np.testing.assert_allclose(mesh.GetExtentAttr().Get(i), [vertices(i).min(0), vertices(i).max(0)], atol=1e-7)
     st = UsdGeom.PrimvarsAPI(mesh).GetPrimvar("st")
-    assert st.GetInterpolation() == "vertex" and st.GetTypeName() == "texCoord2f[]"
-    np.testing.assert_allclose(st.Get(), UV, atol=1e-7)
+    assert st.GetInterpolation() == "faceVarying" and st.GetTypeName() == "texCoord2f[]"
+    np.testing.assert_allclose(st.Get(), UV.reshape(-1, 2), atol=1e-7)
 
 
 def test_usd_passes_the_validators_of_usd(tmp_path, pxr):
@@ -103,7 +103,11 @@ def test_a_new_topology_is_another_mesh_and_only_one_is_seen(tmp_path, pxr):
     stage = Usd.Stage.Open(str(tmp_path / "take.usda"))
     first, second = (UsdGeom.Mesh(prim) for prim in stage.GetDefaultPrim().GetChildren())
     assert first.GetPointsAttr().GetTimeSamples() == [0, 1, 2] and second.GetPointsAttr().GetTimeSamples() == [3, 4]
-    assert not UsdGeom.PrimvarsAPI(second).GetPrimvar("st").HasValue()
+    made = np.array(UsdGeom.PrimvarsAPI(second).GetPrimvar("st").Get())  # the take has none for this topology
+    assert made.shape == (24, 2) and made.min() >= 0 and made.max() <= 1
+    corners = made.reshape(8, 3, 2)
+    across, along = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    assert (np.abs(across[:, 0] * along[:, 1] - across[:, 1] * along[:, 0]) > 1e-4).all(), "every face has an area"
     for code in range(5):
         seen = [mesh.ComputeVisibility(code) for mesh in (first, second)]
         assert seen == (["inherited", "invisible"] if code < 3 else ["invisible", "inherited"]), code

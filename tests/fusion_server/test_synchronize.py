@@ -125,6 +125,7 @@ def test_whatever_arrives_each_frame_is_accounted_for_once(mode, order, count, r
     assert all(a.capture_ns < b.capture_ns and a.index < b.index for a, b in itertools.pairwise(sets))
     assert all(len(s.frames) >= min_cameras for s in sets)
     assert all(s.spread_ns <= 8 * MS for s in sets)
+    assert sync.counters.restarts == 0, "out of order is not a restart"
     lost = sync.counters.late + sync.counters.duplicate + sync.counters.stale
     assert len(used) + lost <= len(frames)
     assert sync.counters.dropped_sets > 0 or len(used) + lost == len(frames)
@@ -253,6 +254,19 @@ def test_counters_that_all_wrap_go_on():
     assert sync.counters.restarts == len(CAMERAS)
 
 
+@pytest.mark.parametrize(("sigma_ns", "lost"), [(20_000, 0), (10**12, 2)])
+def test_a_fast_counter_that_wraps_falls_into_step_once_time_shows_it(sigma_ns, lost):
+    sync, sets, period = synchronizer(), [], 3 * MS  # several frames within the tolerance of 8 ms
+    for i in range(60):
+        for k, name in enumerate(CAMERAS):
+            trigger = 65_500 + i if i < 30 or name != "b" else i - 29
+            sets += sync.add(frame(name, trigger, START + i * period + k * 1000, i, sigma_ns), i * period)
+    assert sync.counters.restarts == 1 and sync.counters.late == lost
+    whole = [s for s in sets if not s.missing]
+    assert [s.index for s in whole][-20:] == list(range(65_540, 65_560))
+    assert all(len({f.header.sequence for f in s.frames.values()}) == 1 for s in whole)
+
+
 def test_a_camera_that_comes_late_with_a_counter_of_its_own_is_placed_by_time():
     for who in ("a", "d"):
         sync, sets = _restarted(lambda n, i, who=who: 5000 + i if n != who else None if i < 10 else i - 9)
@@ -269,7 +283,16 @@ def test_one_camera_that_stands_far_ahead_does_not_stop_the_others():
             far = 10_000_000 if name == "b" else 0
             sets += sync.add(frame(name, i + far, START + i * PERIOD, i, sigma_ns=10**12), i * PERIOD + k)
     assert len(sets) >= 15 and all(s.missing == ("b",) for s in sets)
-    assert sync.waiting <= len(CAMERAS) * 16
+    assert sync.waiting <= 8  # of its frames those of the last 0.2 s
+
+
+def test_frames_far_ahead_do_not_pile_up_while_others_always_wait():
+    sync, sets = synchronizer(), []
+    for i in range(40):
+        for name, ahead in (("a", 1), ("b", 10_000_000), ("c", 0), ("d", 0)):  # a is always one exposure early
+            sets += sync.add(frame(name, i + ahead, START + (i + ahead % 2) * PERIOD, i, sigma_ns=10**12), i * PERIOD)
+    assert sync.counters.stale >= 30 and sync.waiting <= 9
+    assert len(sets) >= 30 and all(s.missing == ("b",) for s in sets[2:])
 
 
 def test_a_camera_whose_clock_comes_right_joins_again():

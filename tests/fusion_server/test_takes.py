@@ -26,7 +26,7 @@ from protocol.messages import Frame, FrameHeader
 from protocol.rig import Rig, parse_rig
 
 FACES = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
-UV = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
+UV = np.array([[[0, 0], [1, 0], [1, 1]], [[0, 0], [1, 1], [0, 1]]], np.float32)
 QUALITY = {"silhouette_iou": 0.98, "flags": ("uncertain",), "inverted": np.int64(0)}
 
 

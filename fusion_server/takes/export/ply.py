@@ -20,8 +20,7 @@ def export_ply(take: TakeReader, folder: Path, progress: Callable[[int, int], No
     written = 0
     try:
         for code, mesh in timed_meshes(take):
-            topology = take.topologies[mesh.topology]
-            write_ply(folder / f"{code:06d}.ply", Mesh(mesh.vertices, topology.faces, topology.uv))
+            write_ply(folder / f"{code:06d}.ply", Mesh(mesh.vertices, take.topologies[mesh.topology].faces))
             written += 1
             progress(written, take.mesh_count)
     except OSError as error:

@@ -1,10 +1,11 @@
 """A take as one USD file: what moves is time-sampled, how it is joined is not.
 
     /<Slate_take>            Xform, default prim
-        Head                 Mesh: points, normals and extent at each mesh's time code
+        Head                 Mesh: points, normals and extent at each mesh's time code, texture coordinates (st)
         Head_1, ...          where the take changed its topology: another mesh, the one before hidden from then on
 
-Metres, Y up, as many time codes a second as the rig takes frames, 0 at the first mesh.
+Metres, Y up, as many time codes a second as the rig takes frames, 0 at the first mesh. Where a take has no texture
+coordinates, the first mesh of a topology is unwrapped here.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from fusion_server.surface.keyframe import unwrap
 from fusion_server.takes.export import timed_meshes
-from fusion_server.takes.layout import TakeError, Topology
+from fusion_server.takes.layout import TakeError
 from fusion_server.takes.reader import TakeReader
-from geometry.mesh import vertex_normals
+from geometry.mesh import Mesh, vertex_normals
 from protocol.errors import HeadstreamError
 
 _SUFFIXES = (".usdc", ".usda", ".usd")
@@ -71,7 +73,8 @@ def _write_meshes(stage: Any, root: Any, take: TakeReader, progress: Callable[[i
     """Number of time samples, and the last time code."""
     from pxr import UsdGeom
 
-    mesh, faces = None, None
+    mesh: Any = None
+    faces = np.empty((0, 3), np.int32)
     topology = -1
     made = samples = code = 0
     for code, item in timed_meshes(take):
@@ -79,7 +82,9 @@ def _write_meshes(stage: Any, root: Any, take: TakeReader, progress: Callable[[i
             topology, faces = item.topology, take.topologies[item.topology].faces
             if mesh is not None:
                 mesh.CreateVisibilityAttr().Set(UsdGeom.Tokens.invisible, code)
-            mesh = _define(stage, root.AppendChild(f"Head_{made}" if made else "Head"), take.topologies[topology])
+            path = root.AppendChild(f"Head_{made}" if made else "Head")
+            uv = take.topologies[topology].uv
+            mesh = _define(stage, path, faces, unwrap(Mesh(item.vertices, faces)) if uv is None else uv)
             if made:
                 mesh.CreateVisibilityAttr().Set(UsdGeom.Tokens.invisible, 0)
             mesh.CreateVisibilityAttr().Set(UsdGeom.Tokens.inherited, code)
@@ -90,21 +95,19 @@ def _write_meshes(stage: Any, root: Any, take: TakeReader, progress: Callable[[i
     return samples, code
 
 
-def _define(stage: Any, path: Any, topology: Topology) -> Any:
-    """A mesh with everything that does not move."""
+def _define(stage: Any, path: Any, faces: np.ndarray, uv: np.ndarray) -> Any:
+    """A mesh with everything that does not move; uv: (F, 3, 2)."""
     from pxr import Sdf, UsdGeom, Vt
 
     mesh = UsdGeom.Mesh.Define(stage, path)
     mesh.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)
-    mesh.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(topology.faces), 3, np.int32)))
-    mesh.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(np.ascontiguousarray(topology.faces.ravel(), np.int32)))
+    mesh.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(faces), 3, np.int32)))
+    mesh.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(np.ascontiguousarray(faces.ravel(), np.int32)))
     mesh.CreateDisplayColorAttr([_SKIN])
     mesh.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
-    if topology.uv is not None:
-        texture = UsdGeom.PrimvarsAPI(mesh).CreatePrimvar(
-            "st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex
-        )
-        texture.Set(Vt.Vec2fArray.FromNumpy(np.ascontiguousarray(topology.uv, np.float32)))
+    kind, interpolation = Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.faceVarying
+    texture = UsdGeom.PrimvarsAPI(mesh).CreatePrimvar("st", kind, interpolation)
+    texture.Set(Vt.Vec2fArray.FromNumpy(np.ascontiguousarray(uv.reshape(-1, 2), np.float32)))
     return mesh
 
 
