@@ -43,8 +43,9 @@ def data_router(context: zmq.Context, rig: Rig) -> zmq.Socket:
 def data_dealer(context: zmq.Context, rig: Rig, identity: str) -> zmq.Socket:
     """A node's end of the data plane, connecting by itself whenever the server is there."""
     socket = _dealer(context, rig, identity)
-    socket.setsockopt(zmq.SNDHWM, rig.wire.credit * len(rig.cameras_of(identity)) + 8)
-    socket.setsockopt(zmq.RCVHWM, _CONTROL_QUEUE)
+    credit = rig.wire.credit * len(rig.cameras_of(identity))
+    socket.setsockopt(zmq.SNDHWM, credit + 8)
+    socket.setsockopt(zmq.RCVHWM, _CONTROL_QUEUE + 2 * credit)  # never full: a Grant for each credit and then some
     return _connect(socket, rig.server.host, rig.server.data_port, "server.data_port")
 
 
@@ -80,6 +81,12 @@ def _router(context: zmq.Context, rig: Rig) -> zmq.Socket:
 def _dealer(context: zmq.Context, rig: Rig, identity: str) -> zmq.Socket:
     socket = _socket(context, zmq.DEALER, rig.server.host)
     socket.setsockopt_string(zmq.IDENTITY, identity)
+    # Only this end sends heartbeats; the server answers them, and by their TTL drops a node that sends no more. Were it
+    # to send its own, libzmq (4.3.5 at least) would abort the whole server in the heartbeat of a connection that broke
+    # while its queue was full or taken over: "Assertion failed: !_io_error (src/stream_engine_base.cpp)".
+    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, _SILENCE_MS)
     socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a server that is not there
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
@@ -92,9 +99,6 @@ def _socket(context: zmq.Context, kind: int, host: str) -> zmq.Socket:
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDTIMEO, 0)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, _SILENCE_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, _SILENCE_MS)
     if ":" in host:
         socket.setsockopt(zmq.IPV6, 1)

@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -142,3 +145,93 @@ def test_unread_frames_are_bounded(context):
             time.sleep(0.005)
     kernel = 8 << 20
     assert sent <= 2 * (RIG.wire.credit + 8) + kernel // RIG.wire.max_frame_bytes
+
+
+NODE_DIES = """
+import time, zmq
+from dataclasses import replace
+from protocol.rig import parse_rig
+from protocol.wire import bound_port, data_dealer, data_router
+
+camera = {"id": "cam1", "node": "pc1", "driver": "replay"}
+rig = parse_rig({"name": "s", "calibration": "c", "wire": {"max_frame_mb": 0.5}, "camera": [camera]})
+rig = replace(rig, server=replace(rig.server, data_port=0))
+servers, nodes = zmq.Context(), zmq.Context()
+router = data_router(servers, rig)
+rig = replace(rig, server=replace(rig.server, data_port=bound_port(router)))
+dealer = data_dealer(nodes, rig, "pc1")
+full_since = time.monotonic()
+while time.monotonic() < full_since + 0.3:
+    try:
+        dealer.send_multipart([b"head", bytes(400_000)])
+        full_since = time.monotonic()
+    except zmq.Again:
+        time.sleep(0.005)
+nodes.destroy(linger=0)
+time.sleep(0.9)  # longer than a heartbeat
+dealer = data_dealer(nodes := zmq.Context(), rig, "pc1")
+deadline = time.monotonic() + 10
+said = False
+while time.monotonic() < deadline:
+    try:
+        said = said or dealer.send(b"again") is None
+    except zmq.Again:
+        time.sleep(0.005)
+    if router.poll(5) and router.recv_multipart() == [b"pc1", b"again"]:
+        print("served")
+        break
+nodes.destroy(linger=0)
+servers.destroy(linger=0)
+"""
+
+
+def test_a_node_that_dies_while_the_server_is_behind_does_not_take_it_along(root):
+    """In a process of its own, as libzmq would abort it."""
+    run = subprocess.run([sys.executable, "-c", NODE_DIES], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout.strip()) == (0, "served"), run.stderr
+
+
+FREEZES = """
+import time, zmq
+from dataclasses import replace
+from protocol.rig import parse_rig
+from protocol.wire import data_dealer
+
+camera = {{"id": "cam1", "node": "pc1", "driver": "replay"}}
+rig = parse_rig({{"name": "s", "calibration": "c", "server": {{"data_port": {port}}}, "camera": [camera]}})
+dealer = data_dealer(zmq.Context(), rig, "pc1")
+while True:
+    try:
+        dealer.send(b"hello")
+        break
+    except zmq.Again:
+        time.sleep(0.005)
+time.sleep(60)
+"""
+
+
+def test_a_node_that_freezes_is_dropped_and_one_that_lives_is_not(context, root):
+    """Both are silent but for the heartbeats of libzmq, and the frozen one's connection stays open."""
+    router = data_router(context, at())
+    living = data_dealer(context, at(data=bound_port(router)), "pc2")
+    frozen = subprocess.Popen([sys.executable, "-c", FREEZES.format(port=bound_port(router))], cwd=root)
+    try:
+        assert receive(router, 20) == [b"pc1", b"hello"]
+        send(living, [b"hello"])
+        assert receive(router) == [b"pc2", b"hello"]
+        time.sleep(1.0)  # a heartbeat or two
+        frozen.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while True:
+            router.send_multipart([b"pc2", b"are you there?"])
+            assert receive(living) == [b"are you there?"]
+            try:
+                router.send_multipart([b"pc1", b"are you there?"])
+            except zmq.ZMQError as error:
+                assert error.errno == zmq.EHOSTUNREACH
+                break
+            assert time.monotonic() < deadline, "it is still connected"
+            time.sleep(0.05)
+    finally:
+        frozen.kill()
+        frozen.wait()
