@@ -24,6 +24,7 @@ from protocol.calibration import Camera
 _COARSE = 48  # cells across, to find where the subject is
 _VOTERS = 6  # with this many views or more, one may be overruled
 _STRIDE = 4  # pixels of the maps in which coverage is counted
+_WELL_INSIDE = 6.0  # pixels
 
 
 def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 128) -> Mesh:
@@ -96,16 +97,20 @@ def _field(rig: Rig, distance, known, low, high, step) -> np.ndarray:
 
 
 def _overrule(rig: Rig, distance, known, low, step, least, second, by) -> None:
-    """Give back what one view alone took away and two others miss.
+    """Give back what one view alone took away and another misses.
 
-    When all masks are right the hull covers each of them. Rays of a mask that meet no hull therefore say that another
-    mask lacks a piece: cells on such rays of two views, refused by one view only, are taken in on the others' word.
+    When all masks are right the hull covers each of them. Rays of one mask that meet no hull therefore say that another
+    mask lacks a piece: cells on such rays, refused by one view only, are taken in on the others' word. Bare rays count
+    where a patch of them reaches well inside their mask, so that ragged outlines do not.
     """
     height, width = distance.shape[1:]
     covered = np.zeros((len(rig.focal), -(-height // _STRIDE), -(-width // _STRIDE)), np.bool_)
     _cover(rig.matrix, low, step, least, covered)
-    bare = (distance[:, ::_STRIDE, ::_STRIDE] > 1.5 * _STRIDE) & ~ndimage.binary_dilation(covered, np.ones((1, 3, 3)))
-    if (bare.reshape(len(bare), -1).any(1)).sum() >= 2:
+    inward = distance[:, ::_STRIDE, ::_STRIDE]
+    around = np.ones((1, 3, 3))
+    certain = (inward > _WELL_INSIDE) & ~ndimage.binary_dilation(covered, around)
+    if certain.any():
+        bare = ndimage.binary_propagation(certain, around, (inward > 0) & ~covered)
         _give_back(rig.matrix, low, step, bare, least, second, by)
 
 
@@ -230,12 +235,10 @@ def _give_back(matrix, low, step, bare, least, second, by):
             for iz in range(nz):
                 if by[ix, iy, iz] < 0 or least[ix, iy, iz] >= 0.0 or second[ix, iy, iz] < 0.0:
                     continue
-                missing = 0
                 for v in range(matrix.shape[0]):
                     if v == by[ix, iy, iz]:
                         continue
                     row, col = _pixel(matrix[v], low, step, ix, iy, iz)
                     if 0 <= row < bare.shape[1] and 0 <= col < bare.shape[2] and bare[v, row, col]:
-                        missing += 1
-                if missing >= 2:
-                    least[ix, iy, iz] = second[ix, iy, iz]
+                        least[ix, iy, iz] = second[ix, iy, iz]
+                        break

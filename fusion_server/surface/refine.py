@@ -13,7 +13,7 @@ from fusion_server.surface.base import Rig, SurfaceError, SurfaceSettings, View
 from fusion_server.surface.contour import ContourRows, add_contours, contour_rows
 from fusion_server.surface.fuse import Fused, fuse_normals
 from fusion_server.surface.photometric import Pictures, Positions, photometric_positions, pictures
-from fusion_server.surface.silhouette import Silhouettes, silhouettes
+from fusion_server.surface.silhouette import Silhouettes, silhouettes, within_pictures
 from fusion_server.surface.solve import Shape, System, Topology, relaxed
 from geometry.rasterize.base import Raster, Rasterizer
 from protocol.calibration import Camera
@@ -23,6 +23,8 @@ _MISFIT = 1.5  # a contour's standard deviation over its median distance to the 
 _OVERLAP = 1.5  # neighbours' patches overlap, so each position knows less than its variance says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
+_BORDER = 6.0  # pixels of the finest maps: nearer the picture's border, a vertex counts as leaving it
+_BEYOND = 0.01  # of their weight is left to rows where the subject leaves the pictures; the membrane carries them along
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
 
 
@@ -153,10 +155,13 @@ def refine(
     clock.lap("rasterize")
     shape, fused = seen.shape, seen.fused
     clock.lap("fuse")
+    within = within_pictures(shape.vertices, observation.rig, observation.outlines, _BORDER * observation.scale)
     system = System(topology)
-    system.add_normals(shape, fused.normal, fused.weight / sigma_normal(fused, settings) ** 2)
+    weight = fused.weight * np.where(within[topology.faces].all(1), 1, _BEYOND)
+    system.add_normals(shape, fused.normal, weight / sigma_normal(fused, settings) ** 2)
     clock.lap("assemble")
     rows = contours(seen, topology, step.gate, step.scale, settings)
+    rows = replace(rows, weight=rows.weight * np.where(within[topology.edges[rows.edge]].all(1), 1, _BEYOND))
     add_contours(system, shape, topology, rows)
     clock.lap("contour")
     if held is None and step.reach > 0 and observation.pictures is not None:
@@ -166,7 +171,7 @@ def refine(
         clock.lap("photometric")
     if held is not None:
         variance = settings.sigma_photometric**2 + _OVERLAP * held.variance
-        system.add_points(((held.points - shape.vertices) * shape.normals).sum(1), 1 / variance)
+        system.add_points(((held.points - shape.vertices) * shape.normals).sum(1), within / variance)
     system.add_membrane((_MEMBRANE / shape.edge) ** 2, 1 / _DAMPING**2)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)

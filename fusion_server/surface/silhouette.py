@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
+import numba
 import numpy as np
 from scipy.special import ndtri
 
-from fusion_server.surface.base import View
+from fusion_server.surface.base import Rig, View
 
 _KEEP = 0.2  # of the largest piece: a piece larger than this belongs to the subject
 _HOLE = 0.02  # of the subject: a smaller hole is an error of the network
@@ -93,6 +94,34 @@ def signed_distance(soft: np.ndarray) -> np.ndarray:
     share = np.clip(np.abs(far) - 1.0, 0, 1)
     distance = near + share * (far - near)
     return np.ascontiguousarray(distance[_BEYOND:-_BEYOND, _BEYOND:-_BEYOND])
+
+
+def within_pictures(points: np.ndarray, rig: Rig, outlines: Silhouettes, inset: float) -> np.ndarray:
+    """Which points (P, 3) at least half of the seeing views have in their pictures, ``inset`` pixels from the border.
+
+    The others lie where the subject leaves the pictures: what the few views left say there is no measurement.  # P bool
+    """
+    count = np.zeros(len(points), np.int32)
+    usable = ~outlines.blind
+    _count_views(points, rig.matrix, outlines.known, usable, inset, count)
+    return count >= max(2, -(-int(usable.sum()) // 2))
+
+
+@numba.njit(cache=True, nogil=True)
+def _count_views(points, matrix, known, usable, inset, count):
+    for v in range(matrix.shape[0]):
+        if not usable[v]:
+            continue
+        m = matrix[v]
+        for i in range(points.shape[0]):
+            x, y, z = points[i]
+            w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+            if w < 0.01:
+                continue
+            px = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
+            py = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
+            if known[v, 0] + inset <= px <= known[v, 2] - inset and known[v, 1] + inset <= py <= known[v, 3] - inset:
+                count[i] += 1
 
 
 def _known(view: View) -> tuple[float, float, float, float]:
