@@ -1,12 +1,12 @@
 """The capture folder: calibrated frames on disk, with truth beside them where it is known.
 
-    cameras.json
-    frames/<index>/<camera>.jpg
-    frames/<index>/<camera>_mask.png      truth: 8-bit grey, 255 where the subject is
-    frames/<index>/<camera>_normal.npz    truth: `normal` H,W,3, camera frame, unit, facing the camera means z < 0
-    frames/<index>/<camera>_depth.npz     truth: `depth` H,W metres along z, 0 where nothing is
-    mesh/<index>.ply                      truth: world metres
-    capture.json                          optional: {"fps": ...} and whatever made the capture wishes to keep
+cameras.json
+frames/<index>/<camera>.jpg
+frames/<index>/<camera>_mask.png      truth: 8-bit grey, 255 where the subject is
+frames/<index>/<camera>_normal.npz    truth: `normal` H,W,3, camera frame, unit, facing the camera means z < 0
+frames/<index>/<camera>_depth.npz     truth: `depth` H,W metres along z, 0 where nothing is
+mesh/<index>.ply                      truth: world metres
+capture.json                          optional: {"fps": ...} and whatever made the capture wishes to keep
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from models.synthetic.photography import Backdrop, Sensor, develop, draw_rig, ex
 from models.synthetic.render import render
 from models.synthetic.scenes import draw_scene
 
-
 EMPTY_SHARE = 0.04  # of the sets: nobody is there, as before a take; a network that never saw that sees heads in walls
 
 
