@@ -23,14 +23,16 @@ class TrainConfig:
     minutes: float = 60.0  # wall time of the whole run, resumes included
     imagenet: bool = True
     seed: int = 0
-    threads: int = 2
-    pictures: int = 12  # pictures a step
+    processes: int = 1  # each draws its own batches; gradients are averaged
+    threads: int = 2  # of each process
+    pictures: int = 12  # pictures a step, of all processes together
     size: int = 224  # picture size, and in the last part of the run
     final_size: int = 256
     final_share: float = 0.15
     views: tuple[int, ...] = (1, 2, 3, 4, 6)
     rate: float = 1e-3
     encoder_rate: float = 4e-4
+    decoder_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup_minutes: float = 1.0
     average: float = 0.998  # decay of the averaged weights
@@ -68,7 +70,7 @@ def load_config(path: str | Path) -> TrainConfig:
     for key in ("size", "final_size"):
         if getattr(config, key) % 16 or getattr(config, key) <= 0:
             raise HeadstreamError(f"{path}: {key} is {getattr(config, key)}; it must be a multiple of 16")
-    for key in ("minutes", "pictures", "rate", "threads"):
+    for key in ("minutes", "pictures", "rate", "threads", "processes"):
         if getattr(config, key) <= 0:
             raise HeadstreamError(f"{path}: {key} must be more than zero")
     return config

@@ -22,7 +22,9 @@ from models.network import NormalNetwork
 from models.training.config import TrainConfig, load_config
 from models.training.dataset import Batch, BatchPlan, Loader
 from models.training.losses import total_loss
+from models.training.parallel import Team, started
 from models.training.pretrained import load_imagenet
+from models.training.start import calibrate
 from models.training.validate import Validation
 from protocol.errors import HeadstreamError
 
@@ -49,8 +51,8 @@ class Average:
 class Trainer:
     """One run in its folder: network, average, optimiser, and how much of the time has gone."""
 
-    def __init__(self, config: TrainConfig, say: Callable[[str], None] = print) -> None:
-        self.config, self.say = config, say
+    def __init__(self, config: TrainConfig, say: Callable[[str], None] = print, team: Team | None = None) -> None:
+        self.config, self.say, self.team = config, say, team or Team()
         config.out.mkdir(parents=True, exist_ok=True)
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -65,41 +67,58 @@ class Trainer:
         self.step, self.minutes = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
-        self.validation = Validation(config, self.device)
+        self.validation = Validation(config, self.device) if self.team.leads else None
 
     def run(self) -> None:
         """Train until the minutes are used up; ends with a validation and a checkpoint."""
         config = self.config
-        loader = Loader(config.data, self._plan(), seed=config.seed + self.step)
+        if self.step == 0:
+            calibrate(self.network, self._first_batch())
+            self.average = Average(self.network, config.average)
+        loader = Loader(config.data, self._plan(), seed=config.seed + 1000 * self.step + self.team.rank)
+        self.team.share_weights(self.network)
         saved, validated = self.minutes, self.minutes
-        log = _CsvLog(config.out / "log.csv", LOG_FIELDS)
+        log, recent = _CsvLog(config.out / "log.csv", LOG_FIELDS), []
         try:
             clock = time.monotonic()
             for batch in loader:
-                terms = self._step(batch)
+                recent.append(self._step(batch))
                 now = time.monotonic()
-                self.minutes += (now - clock) / 60
-                if self.step % 20 == 0:
-                    rate = batch.image.shape[0] * batch.image.shape[1] / (now - clock)
-                    log.row(self.step, f"{self.minutes:.3f}", f"{self._rate():.3g}", f"{rate:.1f}", *terms)
-                clock = now
+                self.minutes = self.team.leads_value(self.minutes + (now - clock) / 60)
+                if self.step % 20 == 0 and self.team.leads:
+                    rate = self.team.size * batch.image.shape[0] * batch.image.shape[1] / (now - clock)
+                    means = (f"{value:.4f}" for value in np.mean(recent, axis=0))
+                    log.row(self.step, f"{self.minutes:.3f}", f"{self._rate():.3g}", f"{rate:.1f}", *means)
+                    recent.clear()
+                clock = now  # what follows counts with the next step: the budget is wall time
                 loader.plan = self._plan()
                 done = self.minutes >= config.minutes
+                if not self.team.leads:
+                    if done:
+                        return
+                    continue
                 if done or self.minutes - saved > config.checkpoint_minutes:
                     saved = self.minutes
                     self._save()
                 if done or self.minutes - validated > config.validation_minutes:
                     validated = self.minutes
                     self.say(f"step {self.step}, {self.minutes:.1f} min: {self._validate()}")
-                    if not done:
-                        self.minutes += (time.monotonic() - clock) / 60  # the budget is wall time
-                        clock = time.monotonic()
                 if done:
                     return
         finally:
             loader.close()
 
-    def _step(self, batch: Batch) -> list[str]:
+    def _first_batch(self) -> Batch:
+        """The same batch in every process."""
+        config = self.config
+        plan = BatchPlan(config.pictures, config.size, (min(config.views),))
+        loader = Loader(config.data, plan, config.seed, depth=1)
+        try:
+            return next(iter(loader))
+        finally:
+            loader.close()
+
+    def _step(self, batch: Batch) -> list[float]:
         config = self.config
         share = self._rate()
         for group in self.optimizer.param_groups:
@@ -110,12 +129,13 @@ class Trainer:
         loss, terms = total_loss(output, batch.normal.to(move), batch.mask.to(move), config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.team.average_gradients(self.network)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
         if math.isfinite(float(norm)):  # one bad batch must not spoil a night
             self.optimizer.step()
             self.average.update(self.network)
         self.step += 1
-        return [f"{float(value):.4f}" for value in (loss.detach(), *terms.values())]
+        return [float(value) for value in (loss.detach(), *terms.values())]
 
     def _rate(self) -> float:
         """Share of the full learning rate now: warm-up, then half a cosine down to 1 %."""
@@ -127,22 +147,23 @@ class Trainer:
         config = self.config
         late = self.minutes > (1 - config.final_share) * config.minutes
         size = config.final_size if late else config.size
-        pictures = round(config.pictures * (config.size / size) ** 2)
+        pictures = round(config.pictures * (config.size / size) ** 2 / self.team.size)
         return BatchPlan(pictures=max(pictures, 1), size=size, views=config.views)
 
     def _groups(self) -> list[dict[str, object]]:
         """Encoder and new parts learn at their own rates; gains, biases and norms do not decay."""
         config = self.config
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
         for name, parameter in self.network.named_parameters():
-            groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((name.split(".")[0], parameter.ndim > 1), []).append(parameter)
+        rates = {"encoder": config.encoder_rate if config.imagenet else config.rate, "decoder": config.decoder_rate}
         return [
             {
                 "params": parameters,
-                "full_rate": config.encoder_rate if old and config.imagenet else config.rate,
+                "full_rate": rates.get(part, config.rate),
                 "weight_decay": config.weight_decay if decays else 0.0,
             }
-            for (old, decays), parameters in groups.items()
+            for (part, decays), parameters in groups.items()
         ]
 
     def _save(self) -> None:
@@ -171,9 +192,11 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["full_rate"] = rate  # the configuration's, which may have been changed
         self.step, self.minutes = state["step"], state["minutes"]
-        self.say(f"resumed at step {self.step}, {self.minutes:.1f} of {self.config.minutes:g} minutes")
+        if self.team.leads:
+            self.say(f"resumed at step {self.step}, {self.minutes:.1f} of {self.config.minutes:g} minutes")
 
     def _validate(self) -> str:
+        assert self.validation is not None  # only the leading process validates
         scores = self.validation.score(self.average.network, self.config.out / f"sheet_{self.step:06d}.png")
         path = self.config.out / "validation.csv"
         names = ("step", "minutes", *scores)
@@ -199,9 +222,16 @@ def train(path: str | Path, say: Callable[[str], None] = print) -> Path:
 
     Raises HeadstreamError for a configuration or data that cannot be used.
     """
-    trainer = Trainer(load_config(path), say)
-    trainer.run()
+    config = load_config(path)
+    with started(config.processes, _follow, config) as team:
+        trainer = Trainer(config, say, team)
+        trainer.run()
     return trainer.checkpoint
+
+
+def _follow(team: Team, config: TrainConfig) -> None:
+    """What the processes beside the first do."""
+    Trainer(config, team=team).run()
 
 
 def main() -> None:

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_doubles import write_sets
+from model_doubles import tiny_network, write_sets
 
-from models.network import Encoder
+from models.network import Conv, Encoder
 from models.training.config import load_config
+from models.training.dataset import list_sets, load_set, make_batch
 from models.training.export import export, load_average
 from models.training.pretrained import load_imagenet
+from models.training.start import calibrate
 from models.training.train import Average, Trainer, train
 from models.weights import load_network
 from protocol.errors import HeadstreamError
@@ -77,8 +79,6 @@ def test_a_run_learns_logs_resumes_and_exports(tmp_path):
 def test_steps_lower_the_loss(tmp_path):
     write_sets(tmp_path / "sets", 2)
     trainer = Trainer(load_config(write_config(tmp_path, minutes=5)), lambda _: None)
-    from models.training.dataset import list_sets, load_set, make_batch
-
     batch = make_batch([load_set(path) for path in list_sets([tmp_path / "sets"])])
     trainer.minutes = 0.1
     losses = [float(trainer._step(batch)[0]) for _ in range(12)]
@@ -143,6 +143,35 @@ def test_the_shipped_configuration_reads():
 
     config = load_config(Path(models.training.__file__).parent / "lite.toml")
     assert config.network.to_dict()["dim"] == 192
+
+
+def test_the_start_evens_out_the_decoder(tmp_path):
+    write_sets(tmp_path / "sets", 3)
+    batch = make_batch([load_set(path) for path in list_sets([tmp_path / "sets"])])
+    network = tiny_network().requires_grad_(True)
+    measured = {}
+
+    def measure(name):
+        def hook(_, __, output):
+            measured[name] = (output.mean().item(), output.std().item())
+
+        return hook
+
+    calibrate(network, batch)
+    for name, module in network.decoder.named_modules():
+        if isinstance(module, Conv) and name != "head":
+            module.register_forward_hook(measure(name))
+    network(batch.image, *batch.cameras)
+    assert len(measured) == 11
+    for mean, deviation in measured.values():
+        assert mean == pytest.approx(0, abs=0.02) and deviation == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(tmp_path):
+    write_sets(tmp_path / "sets", 3)
+    checkpoint = train(write_config(tmp_path, minutes=0.1, more="processes = 2"), lambda _: None)
+    assert torch.load(checkpoint, weights_only=True)["step"] > 1
 
 
 def test_imagenet_weights_fold_the_normalisation():
