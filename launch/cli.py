@@ -185,9 +185,9 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="a training configuration, such as lite.toml")],
 ) -> None:
     """Train the normal network; the same command resumes."""
-    from models.training.train import main as run
+    from models.training.train import train as run
 
-    run([str(config)])
+    run(config, lambda line: print(line, flush=True))
 
 
 def main() -> None:
