@@ -34,14 +34,17 @@ def demo(
     record: Annotated[bool, typer.Option("--record", help="record a take")] = False,
     export: Annotated[str | None, typer.Option(help="export the take when done: usd or ply")] = None,
     browser: Annotated[bool, typer.Option(help="open the preview in a browser")] = True,
+    capture: Annotated[Path | None, typer.Option(help="play this capture folder, not the simulated subject")] = None,
+    cameras: Annotated[str | None, typer.Option(help="cameras or groups of it, separated by commas")] = None,
     out: Annotated[Path, typer.Option(help="where takes and exports go")] = Path("takes"),
-    bake_seconds: Annotated[float, typer.Option(help="length of the simulated subject's loop")] = 10.0,
+    bake_seconds: Annotated[float, typer.Option(min=0.1, help="length of the simulated subject's loop")] = 10.0,
     as_json: JsonFlag = False,
 ) -> None:
     """A simulated rig, live: eight cameras, eight nodes, one server, a head in your browser."""
-    from launch.demo import run_demo
+    from launch.demo import Demo, run_demo
 
-    raise typer.Exit(run_demo(seconds, record or bool(export), export, browser, out, bake_seconds, as_json))
+    what = Demo(capture, cameras, seconds, record, export, browser, out, bake_seconds, as_json)
+    raise typer.Exit(run_demo(what))
 
 
 @app.command()

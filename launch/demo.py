@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,28 +30,35 @@ PREVIEW_PORT = 8080
 EVALUATED = 60  # meshes of a take that are measured, evenly spread
 
 
-def run_demo(
-    seconds: float | None,
-    record: bool,
-    export: str | None,
-    browser: bool,
-    out: Path,
-    bake_seconds: float,
-    as_json: bool,
-) -> int:
-    """Bake, launch, watch, and at the end hand over; returns the exit status.
+@dataclass(frozen=True)
+class Demo:
+    """What to show, for how long, and what to leave behind."""
+
+    capture: Path | None = None  # None: the simulated subject
+    cameras: str | None = None
+    seconds: float | None = None  # from the first mesh on; None: until Ctrl-C
+    record: bool = False
+    export: str | None = None
+    browser: bool = True
+    out: Path = Path("takes")
+    bake_seconds: float = 10.0
+    as_json: bool = False
+
+
+def run_demo(demo: Demo) -> int:
+    """Bake where need be, launch, watch, and at the end hand over; returns the exit status.
 
     1 means that a process died or no mesh came. Ctrl-C ends everything cleanly and returns 0.
     """
-    if export not in (None, "usd", "ply"):
-        raise HeadstreamError(f"--export: {export!r}; must be usd or ply")
-    capture = _bake(bake_seconds, quiet=as_json)
+    if demo.export not in (None, "usd", "ply"):
+        raise HeadstreamError(f"--export: {demo.export!r}; must be usd or ply")
+    capture = CaptureFolder.open(demo.capture or _bake(demo.bake_seconds, quiet=demo.as_json))
     with tempfile.TemporaryDirectory(prefix="headstream-") as folder:
         path = Path(folder) / "rig.toml"
-        rig = _write_rig(path, capture, out.resolve())
-        status, take = _watch(path, rig, capture, seconds, record, browser, as_json)
+        rig = _write_rig(path, capture, demo)
+        status, take = _watch(path, rig, capture, demo)
     if take and take.exists():
-        _hand_over(take, capture, export, as_json)
+        _hand_over(take, capture, demo)
     return status
 
 
@@ -67,19 +75,23 @@ def _bake(seconds: float, quiet: bool) -> Path:
     return folder
 
 
-def _write_rig(path: Path, capture: Path, takes: Path) -> Rig:
+def _has_truth(capture: CaptureFolder) -> bool:
+    return all(capture.mesh(frame).exists() for frame in capture.frames)
+
+
+def _write_rig(path: Path, capture: CaptureFolder, demo: Demo) -> Rig:
     """A rig of one node a camera, on free ports of this machine."""
-    folder = CaptureFolder.open(capture)
     data, control, preview = _free_ports(PREVIEW_PORT)
+    root = capture.root.resolve()
     rig = Rig(
-        name="simulated",
+        name=demo.capture.name if demo.capture else "simulated",
         root=path.parent,
-        calibration=capture / "cameras.json",
-        fps=folder.fps,
-        server=ServerConfig(data_port=data, control_port=control, preview_port=preview, takes=takes),
+        calibration=root / "cameras.json",
+        fps=capture.fps,
+        server=ServerConfig(data_port=data, control_port=control, preview_port=preview, takes=demo.out.resolve()),
         cameras=tuple(
-            CameraConfig(id=name, node=f"node{i}", driver="replay", options={"capture": str(capture)})
-            for i, name in enumerate(folder.calibration.names)
+            CameraConfig(id=name, node=f"node{i}", driver="replay", options={"capture": str(root)})
+            for i, name in enumerate(capture.calibration.select(demo.cameras).names)
         ),
     )
     save_rig(rig, path)
@@ -100,12 +112,14 @@ def _free_ports(preferred: int) -> tuple[int, int, int]:
     return ports[0], ports[1], ports[2]
 
 
-def _watch(
-    path: Path, rig: Rig, capture: Path, seconds: float | None, record: bool, browser: bool, as_json: bool
-) -> tuple[int, Path | None]:
+def _watch(path: Path, rig: Rig, capture: CaptureFolder, demo: Demo) -> tuple[int, Path | None]:
     """Run the rig's processes and show what the server says; returns exit status and the take's folder."""
     stop = until_asked_to_stop()
-    arguments = ["--json", "--truth", str(capture), *(["--record", "demo"] if record else [])]
+    arguments = ["--json"]
+    if _has_truth(capture):
+        arguments += ["--truth", str(capture.root)]
+    if demo.record or demo.export:
+        arguments += ["--record", "demo"]
     statuses: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def on_line(name: str, line: str) -> None:
@@ -130,22 +144,22 @@ def _watch(
                 print(f"no mesh in {FIRST_MESH:.0f} s", file=sys.stderr)
                 code = 1
                 break
-            if seconds is not None and first_mesh is not None and now - first_mesh >= seconds:
+            if demo.seconds is not None and first_mesh is not None and now - first_mesh >= demo.seconds:
                 break
             try:
                 last = statuses.get(timeout=0.2)
             except queue.Empty:
                 continue
-            _say(last, address, as_json)
+            _say(last, address, demo.as_json)
             if last["meshes"] and first_mesh is None:
                 first_mesh = time.monotonic()
-            if not opened and browser:
+            if not opened and demo.browser:
                 opened = True
                 webbrowser.open(address)
     while not statuses.empty():
         last = statuses.get()
     if first_mesh is not None:
-        _summarise(last, time.monotonic() - first_mesh, as_json)
+        _summarise(last, time.monotonic() - first_mesh, demo.as_json)
     return code, Path(last["take"]) if last.get("take") else None
 
 
@@ -163,18 +177,20 @@ def _summarise(status: dict[str, Any], seconds: float, as_json: bool) -> None:
     )
 
 
-def _hand_over(take: Path, capture: Path, export: str | None, as_json: bool) -> None:
-    """Export the take, then measure its meshes against the truth."""
-    if export:
-        with progress_bar(as_json) as progress:
+def _hand_over(take: Path, capture: CaptureFolder, demo: Demo) -> None:
+    """Export the take, then measure its meshes against the truth, where there is one."""
+    if demo.export:
+        with progress_bar(demo.as_json) as progress:
             task = progress.add_task("export", total=None)
             path = export_take(
-                take, export, None, lambda done, total: progress.update(task, completed=done, total=total)
+                take, demo.export, None, lambda done, total: progress.update(task, completed=done, total=total)
             )
         print(path)
-    with progress_bar(as_json) as progress:
+    if not _has_truth(capture):
+        return
+    with progress_bar(demo.as_json) as progress:
         task = progress.add_task("evaluate", total=None)
         scores = evaluate(
-            take, capture, EVALUATED, lambda done, total: progress.update(task, completed=done, total=total)
+            take, capture.root, EVALUATED, lambda done, total: progress.update(task, completed=done, total=total)
         )
-    print(json.dumps(scores) if as_json else table(scores))
+    print(json.dumps(scores) if demo.as_json else table(scores))

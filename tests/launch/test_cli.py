@@ -66,6 +66,10 @@ def test_an_export_of_what_is_no_take_is_refused(tmp_path):
     assert str(tmp_path) in one_line(headstream("export", tmp_path))
 
 
+def test_the_demo_refuses_a_format_before_it_starts_anything(tmp_path):
+    assert "usd or ply" in one_line(headstream("demo", "--export", "fbx", "--out", tmp_path))
+
+
 def test_the_doctor_finds_a_port_in_use_and_names_what_to_do(tmp_path):
     import socket
 
