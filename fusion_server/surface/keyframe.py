@@ -14,10 +14,12 @@ from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 from geometry.remesh import edge_length_for, remesh
 
-# Gates close and photometry looks less far as the surface settles.
-_FAR = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3)
-_NEAR = Step(gate=8.0, scale=4e-3, relax=0.3, reach=2e-3)
-_CLOSE = Step(gate=4.0, scale=2e-3, relax=0.3, reach=1.5e-3)
+# The search narrows as the surface settles, and the pictures sharpen.
+_FIRST = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=2)
+_SECOND = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=1)
+_THIRD = Step(gate=10.0, scale=4e-3, relax=0.3, reach=2e-3, halvings=1)
+_NEAR = Step(gate=10.0, scale=4e-3, relax=0.3, reach=2e-3)
+_CLOSE = Step(gate=10.0, scale=4e-3, relax=0.3, reach=1.5e-3)
 
 
 def make_keyframe(
@@ -33,8 +35,8 @@ def make_keyframe(
     iterations = 0
     mesh = hull
     for vertices, steps in (
-        (coarse, [_FAR] * 4 + [_NEAR] * 3),
-        (settings.vertices, [_NEAR] * 2 + [_CLOSE] * max(settings.keyframe_iterations - 6, 1)),
+        (coarse, [_FIRST] * 3 + [_SECOND] * 2 + [_THIRD] * 2),
+        (settings.vertices, [_NEAR] * 3 + [_CLOSE] * max(settings.keyframe_iterations - 7, 1)),
         (settings.vertices, [_CLOSE] * 4),
     ):
         mesh = remesh(mesh, edge_length_for(mesh, vertices), rounds=4)

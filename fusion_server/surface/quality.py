@@ -14,6 +14,7 @@ _LOST_ANGLE = 20.0  # degrees above the keyframe's residual
 _WORST_KEYFRAME = 0.6  # overlap below which not even a keyframe is trusted
 _FOLDED = 0.02  # of the faces; more is no skin
 _UNCERTAIN = 0.5  # confidence below which a frame is marked
+_DISAGREES = 0.1  # of overlap that one view lacks to the others
 
 
 def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Quality | None = None) -> Quality:
@@ -30,7 +31,8 @@ def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Qua
     best_overlap = reference.silhouette_iou if reference else max(overlap, 0.95)
     best_residual = reference.normal_residual_deg if reference else 0.0
     confidence = (
-        _ramp(overlap, best_overlap - 1.5 * _LOST_OVERLAP, best_overlap - 0.02)
+        (reference.confidence if reference else 1.0)
+        * _ramp(overlap, best_overlap - 1.5 * _LOST_OVERLAP, best_overlap - 0.02)
         * _ramp(-residual, -(best_residual + 1.2 * _LOST_ANGLE), -(best_residual + 4.0))
         * _ramp(-inverted, -2 * _FOLDED * len(topology.faces), -0.1 * _FOLDED * len(topology.faces))
     )
@@ -46,7 +48,7 @@ def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Qua
     for name, blind, value in zip(names, observation.outlines.blind, per_view, strict=True):
         if blind:
             flags.append(f"blind:{name}")
-        elif not lost and value < overlap - 0.15:
+        elif not lost and value < overlap - _DISAGREES:
             flags.append(f"disagrees:{name}")
     return Quality(overlap, residual, inverted, float(confidence), tuple(flags))
 

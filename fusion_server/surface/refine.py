@@ -20,6 +20,9 @@ from protocol.calibration import Camera
 
 _DISAGREEMENT = 1.5  # a fused normal's error over the spread of its votes: errors that views share do not show in it
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
+_WORST_MISFIT = (
+    2.0  # times the best case: without a bound, a surface that biased normals drag off would let go of masks
+)
 _OVERLAP = 1.5  # neighbours' patches overlap, so each position knows less than its variance says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
@@ -80,13 +83,15 @@ class Look:
 @dataclass(frozen=True)
 class Step:
     """What one iteration does. gate: pixels. scale: metres, of the contours' robust weight. reach and step: metres,
-    heights that photometry looks at; no reach, no photometry. relax: share of the tangential step."""
+    heights that photometry looks at on pictures of the method's footprint, halved ``halvings`` times; no reach, no
+    photometry. relax: share of the tangential step."""
 
     gate: float
     scale: float
     relax: float
     reach: float = 0.0
     step: float = 0.5e-3
+    halvings: int = 0
     solver_steps: int = 30
 
 
@@ -165,8 +170,11 @@ def refine(
     add_contours(system, shape, topology, rows)
     clock.lap("contour")
     if held is None and step.reach > 0 and observation.pictures is not None:
+        compared = observation.pictures
+        for _ in range(step.halvings):
+            compared = compared.coarser
         held = photometric_positions(
-            shape, topology, observation.pictures, observation.rig, seen.raster.depth, step.reach, step.step
+            shape, topology, compared, observation.rig, seen.raster.depth, step.reach, step.step
         )
         clock.lap("photometric")
     if held is not None:
@@ -192,14 +200,14 @@ def contours(seen: Look, topology: Topology, gate: float, scale: float, settings
     footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
     rows = contour_rows(seen.shape, topology, seen.raster.face, rig, observation.outlines, gate, scale)
     misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0
-    sigma = max(settings.sigma_silhouette * footprint, misfit)
+    best = settings.sigma_silhouette * footprint
+    sigma = min(max(best, misfit), _WORST_MISFIT * best)
     return replace(rows, weight=rows.weight / sigma**2)
 
 
 def sigma_normal(fused: Fused, settings: SurfaceSettings) -> float:
-    """What to trust fused normals with, radians: between the best case and what their votes' spread suggests."""
-    spread = max(_DISAGREEMENT * fused.disagreement(), settings.sigma_normal)
-    return float(np.sqrt(settings.sigma_normal * spread))
+    """What to trust this frame's fused normals with, radians: the best case, or what the spread of votes suggests."""
+    return max(settings.sigma_normal, _DISAGREEMENT * fused.disagreement())
 
 
 def _halved(camera: Camera) -> Camera:

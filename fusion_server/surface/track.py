@@ -17,7 +17,7 @@ from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 
-_WARM = Step(gate=4.0, scale=2e-3, relax=0.1, reach=1.5e-3)
+_WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=1.5e-3)
 _WIDE = Step(gate=20.0, scale=10e-3, relax=0.2, reach=2e-3)
 _FITTED = 3e-3  # metres: an old topology whose 95th percentile is nearer than this to a new keyframe has been recovered
 
