@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,8 @@ def test_cameras_that_move_are_noticed(engine, scene):
     moved = engine.predict(images, ring(VIEWS, SIZE)[::-1])
     assert np.abs(before.normal - moved.normal).max() > 1e-3
     np.testing.assert_array_equal(engine.predict(images, cameras).normal, before.normal)
+    turned = [replace(camera, R=other.R) for camera, other in zip(cameras, cameras[1:] + cameras[:1], strict=True)]
+    assert np.abs(before.normal - engine.predict(images, turned).normal).max() > 1e-3
 
 
 @pytest.mark.parametrize(

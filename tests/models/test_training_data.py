@@ -5,11 +5,13 @@ import pytest
 import torch
 from model_doubles import ball, ring, write_sets
 
+from geometry.cameras import cropped
 from models.training.dataset import (
     HOLD_OUT,
     BatchPlan,
     Loader,
     ViewSet,
+    _window,
     augment,
     list_sets,
     load_set,
@@ -59,6 +61,15 @@ def test_an_augmented_set_is_true(views, seed):
     assert made.image.shape == (4, 80, 80, 3) and made.image.dtype == np.uint8
     assert truth_error(made) < 2.0
     assert not np.allclose(made.R, views.R)
+
+
+def test_a_window_has_the_camera_of_a_crop(views):
+    camera = ring(4, 96)[1]
+    *_, K = _window(views, 1, 3.3, -2.1, 70.0, 48, exact=False)
+    np.testing.assert_allclose(K, cropped(camera, 3.3, -2.1, 70.0, 48).K, atol=1e-4)
+    image, *_, K = _window(views, 1, 5, 7, 48, 48, exact=True)
+    np.testing.assert_allclose(K, cropped(camera, 5, 7, 48, 48).K, atol=1e-4)
+    np.testing.assert_array_equal(image, views.image[1, 7:55, 5:53])
 
 
 def test_augmentation_keeps_cameras_where_they_are_to_each_other(views):
