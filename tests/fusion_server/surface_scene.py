@@ -1,0 +1,110 @@
+"""A subject for surface tests: a bumpy, textured head-sized blob between pinhole cameras, rendered by our rasteriser."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusion_server.surface import View
+from geometry.mesh import Mesh, vertex_normals
+from geometry.rasterize.cpu import CpuRasterizer
+from protocol.calibration import Camera
+
+_LIGHT = np.array([0.3, 0.8, 0.5]) / np.linalg.norm([0.3, 0.8, 0.5])
+
+
+def icosphere(times: int) -> Mesh:
+    """A unit sphere of 20 * 4**times faces."""
+    golden = (1 + 5**0.5) / 2
+    corners = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+    vertices = np.array([np.roll(corner, turn) for turn in range(3) for corner in corners], float)
+    near = np.linalg.norm(vertices[:, None] - vertices, axis=-1) < 2.1
+    triples = [
+        (i, j, k) for i in range(12) for j in range(i) for k in range(j) if near[i, j] and near[j, k] and near[i, k]
+    ]
+    faces = np.array([t if np.linalg.det(vertices[list(t)]) > 0 else (t[0], t[2], t[1]) for t in triples], np.int32)
+    vertices = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
+    for _ in range(times):
+        sides = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], -1).reshape(-1, 2), axis=1)
+        pairs, middle = np.unique(sides, axis=0, return_inverse=True)
+        ab, bc, ca = middle.reshape(-1, 3).T + len(vertices)
+        a, b, c = faces.T
+        vertices = np.vstack([vertices, vertices[pairs].mean(1)])
+        vertices = vertices / np.linalg.norm(vertices, axis=1, keepdims=True)
+        faces = np.concatenate([np.stack(t, 1) for t in ((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca))])
+    return Mesh(vertices, faces.astype(np.int32))
+
+
+def blob(times: int = 5, swell: float = 0.0) -> Mesh:
+    """A bumpy ellipsoid 0.16 m wide and 0.22 m tall; ``swell`` (metres) grows a bump as an expression would."""
+    sphere = icosphere(times)
+    x, y, z = sphere.vertices.T
+    radius = 1 + 0.05 * np.sin(5 * x + 1) * np.cos(4 * y) + 0.04 * np.sin(7 * z + 2 * y)
+    cheek = np.exp(-((x - 0.5) ** 2 + (y + 0.3) ** 2 + (z - 0.8) ** 2) / 0.15)
+    vertices = sphere.vertices * radius[:, None] * (0.08, 0.11, 0.09)
+    return Mesh(vertices + swell * cheek[:, None] * sphere.vertices, sphere.faces)
+
+
+def skin(times: int = 5, seed: int = 3) -> np.ndarray:
+    """A grey value for each vertex of ``blob(times)``: blotches a few millimetres wide.  # P"""
+    points = blob(times).vertices
+    draw = np.random.default_rng(seed)
+    wave = draw.normal(size=(60, 3)) * 450  # radians a metre: lengths of about a centimetre
+    return 130 + 12 * np.sin(points @ wave.T + draw.uniform(0, 2 * np.pi, 60)).sum(1) / np.sqrt(30)
+
+
+def ring(count: int = 8, size: int = 128, distance: float = 0.9, field: float = 0.34) -> tuple[Camera, ...]:
+    """Cameras around the origin, alternately a little above and below, that see ``field`` metres there."""
+    return tuple(
+        camera_at(
+            f"cam{n}",
+            distance * np.array([np.sin(a), 0.35 * (-1) ** n, np.cos(a)]),
+            size,
+            size * distance * 1.06 / field,
+        )
+        for n, a in enumerate(np.arange(count) * 2 * np.pi / count)
+    )
+
+
+def camera_at(name: str, eye: np.ndarray, size: int, focal: float) -> Camera:
+    """A camera that looks at the origin."""
+    forward = -eye / np.linalg.norm(eye)
+    right = np.cross(forward, [0.0, 1.0, 0.0])
+    right /= np.linalg.norm(right)
+    R = np.stack([right, np.cross(forward, right), forward])
+    K = np.array([[focal, 0, (size - 1) / 2], [0, focal, (size - 1) / 2], [0, 0, 1]])
+    return Camera(name, size, size, K, np.zeros(5), R, -R @ eye)
+
+
+def turned(mesh: Mesh, degrees: float, shift: tuple[float, float, float] = (0, 0, 0)) -> Mesh:
+    """The mesh turned about the vertical axis and shifted (metres)."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return Mesh(mesh.vertices @ np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]).T + shift, mesh.faces)
+
+
+def views_of(mesh: Mesh, grey: np.ndarray, cameras: tuple[Camera, ...], fine: int = 2) -> list[View]:
+    """Truth maps of a mesh, and pictures ``fine`` times finer with its grey values (P,) under a fixed light."""
+    sharp = [resized(camera, fine) for camera in cameras]
+    raster = CpuRasterizer().rasterize(mesh.vertices, mesh.faces, sharp)
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    values = np.hstack([normals, grey[:, None]])
+    maps = raster.interpolate(mesh.faces, values)  # V,h,w,4
+    views = []
+    for camera, picture_camera, map_, face in zip(cameras, sharp, maps, raster.face, strict=True):
+        height, width = camera.height, camera.width
+        shade = np.clip(map_[..., :3] @ _LIGHT, 0, 1) * 0.5 + 0.5
+        picture = np.where(face >= 0, map_[..., 3] * shade, 40).astype(np.uint8)
+        blocks = (height, fine, width, fine)
+        mask = (face >= 0).reshape(blocks).mean((1, 3)).astype(np.float32)
+        normal = (map_[..., :3] @ camera.R.T.astype(np.float32)).reshape(*blocks, 3).mean((1, 3))
+        normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+        ones = np.ones((height, width), np.float32)
+        views.append(View(camera, normal.astype(np.float32), ones, mask, picture, picture_camera))
+    return views
+
+
+def resized(camera: Camera, times: int) -> Camera:
+    """The camera with ``times`` as many pixels each way over the same field."""
+    K = camera.K.copy()
+    K[:2] *= times
+    K[:2, 2] = (camera.K[:2, 2] + 0.5) * times - 0.5
+    return Camera(camera.name, camera.width * times, camera.height * times, K, camera.dist, camera.R, camera.t)

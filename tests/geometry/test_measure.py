@@ -1,0 +1,120 @@
+"""Distances are exact, and angles too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from shapes import octahedron_sphere, square, tetrahedron
+
+from geometry.measure import (
+    DistanceSummary,
+    SurfaceIndex,
+    normal_error_degrees,
+    point_to_mesh,
+    sample_surface,
+    surface_distance,
+)
+from geometry.mesh import Mesh
+
+
+@pytest.mark.parametrize(
+    ("point", "distance"),
+    [
+        ((0.3, 0.6, 2.0), 2.0),  # above the inside
+        ((0.5, -3.0, 4.0), 5.0),  # nearest to an edge
+        ((4.0, 4.0, 0.0), np.sqrt(18)),  # nearest to a corner
+        ((0.5, 0.5, 0.0), 0.0),  # on the diagonal that both triangles share
+        ((-1.0, 0.5, 0.0), 1.0),
+    ],
+)
+def test_distance_to_a_square(point, distance):
+    assert point_to_mesh(np.array([point]), square())[0] == pytest.approx(distance, abs=1e-12)
+
+
+def test_distances_are_those_of_a_dense_sampling():
+    mesh = octahedron_sphere(2, 0.1)
+    draw = np.random.default_rng(1)
+    points = draw.normal(size=(40, 3)) * 0.1
+    steps = np.linspace(0, 1, 30)
+    u, v = (grid.ravel() for grid in np.meshgrid(steps, steps))
+    weights = np.stack([1 - u - v, u, v], 1)[u + v <= 1]
+    dense = np.einsum("wk,fkd->fwd", weights, mesh.vertices[mesh.faces]).reshape(-1, 3)
+    sampled = np.sqrt(((points[:, None] - dense) ** 2).sum(-1).min(1))
+    exact = point_to_mesh(points, mesh)
+    assert (exact <= sampled + 1e-12).all()
+    np.testing.assert_allclose(exact, sampled, atol=6e-4)
+
+
+def test_the_nearest_point_and_face_are_named():
+    mesh = square()
+    near, distance, face = SurfaceIndex(mesh).closest(np.array([[0.9, 0.2, 1.0], [0.1, 0.8, -2.0]]))
+    np.testing.assert_allclose(near, [[0.9, 0.2, 0], [0.1, 0.8, 0]])
+    np.testing.assert_allclose(distance, [1, 2])
+    assert face.tolist() == [0, 1]
+
+
+def test_far_away_and_many_points():
+    sphere = octahedron_sphere(5, 0.1)
+    points = np.random.default_rng(0).normal(size=(5000, 3))
+    points *= (50 / np.linalg.norm(points, axis=1))[:, None]
+    np.testing.assert_allclose(SurfaceIndex(sphere).distances(points), 49.9, atol=1e-3)
+
+
+def test_a_limit_thins_the_points_evenly():
+    points = np.column_stack([np.zeros((1000, 2)), np.linspace(0, 1, 1000)]) + (0.2, 0.2, 0)
+    distances = SurfaceIndex(square()).distances(points, limit=11)
+    np.testing.assert_allclose(distances, np.linspace(0, 1, 11), atol=2e-3)
+
+
+def test_a_mesh_without_faces_is_refused():
+    with pytest.raises(ValueError, match="without faces"):
+        SurfaceIndex(Mesh(np.zeros((3, 3)), np.zeros((0, 3), np.int32)))
+
+
+def test_samples_spread_by_area_and_lie_on_the_surface():
+    mesh = tetrahedron()
+    points = sample_surface(mesh, 4000)
+    assert point_to_mesh(points, mesh).max() < 1e-12
+    slanted = np.abs(points.sum(1) - 1) < 1e-9
+    assert slanted.mean() == pytest.approx(np.sqrt(3) / (3 + np.sqrt(3)), abs=0.01)
+    np.testing.assert_array_equal(points, sample_surface(mesh, 4000))
+
+
+def test_two_spheres_are_as_far_apart_as_their_radii():
+    small, large = octahedron_sphere(5, 0.1), octahedron_sphere(5, 0.102)
+    both = surface_distance(small, large, 2000)
+    assert both.forward.median == pytest.approx(2e-3, abs=5e-5)
+    assert both.backward.median == pytest.approx(2e-3, abs=5e-5)
+    assert both.forward.count == 2000
+
+
+def test_a_part_is_near_the_whole_but_not_the_other_way():
+    sphere = octahedron_sphere(4, 0.1)
+    upper = sphere.faces[(sphere.vertices[sphere.faces][:, :, 1] > -0.01).all(1)]
+    both = surface_distance(Mesh(sphere.vertices, upper), sphere, 2000)
+    assert both.forward.p95 < 1e-6
+    assert both.backward.p95 > 0.05
+
+
+def test_a_summary_reads_in_millimetres():
+    summary = DistanceSummary.of(np.array([0.001, 0.002, 0.003, 0.010]))
+    assert str(summary) == "median 2.500 mm, mean 4.000, 95 % 8.950"
+    with pytest.raises(ValueError, match="at least one"):
+        DistanceSummary.of(np.array([]))
+
+
+def test_angles_between_normals():
+    a = np.zeros((2, 2, 3))
+    a[..., 2] = -1
+    b = a.copy()
+    b[0, 1] = (0, np.sin(np.radians(10)), -np.cos(np.radians(10)))
+    b[1, 0] = (5, 0, 0)
+    b[1, 1] = (0, 0, 1)
+    mask = np.array([[True, True], [True, False]])
+    np.testing.assert_allclose(normal_error_degrees(a, b, mask), [0, 10, 90], atol=1e-9)
+
+
+def test_tiny_angles_keep_their_digits():
+    a = np.array([[0, 0, -1]], np.float32)
+    b = np.array([[0, 1e-4, -1]], np.float32)
+    assert normal_error_degrees(a, b, np.array([True]))[0] == pytest.approx(np.degrees(1e-4), rel=1e-3)

@@ -1,0 +1,76 @@
+"""Remeshing gives even triangles, keeps the shape, and keeps it closed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from shapes import octahedron_sphere, square, tetrahedron, torus
+
+from geometry.measure import point_to_mesh
+from geometry.mesh import Mesh, edges
+from geometry.remesh import edge_length_for, is_closed_manifold, remesh
+
+
+def lengths(mesh: Mesh) -> np.ndarray:
+    pairs = edges(mesh.faces)
+    return np.linalg.norm(mesh.vertices[pairs[:, 0]] - mesh.vertices[pairs[:, 1]], axis=1)
+
+
+def test_closed_means_every_edge_has_two_sides():
+    assert is_closed_manifold(tetrahedron().faces)
+    assert is_closed_manifold(torus().faces)
+    assert not is_closed_manifold(square().faces)
+    assert not is_closed_manifold(tetrahedron().faces[:3])
+    assert not is_closed_manifold(np.zeros((0, 3), np.int32))
+
+
+def test_a_face_the_wrong_way_round_is_not_manifold():
+    faces = tetrahedron().faces.copy()
+    faces[0] = faces[0, ::-1]
+    assert not is_closed_manifold(faces)
+
+
+def test_two_bodies_that_touch_in_a_point_are_not_manifold():
+    first = tetrahedron().faces
+    second = np.where(first == 0, 0, first + 3)  # shares vertex 0 only
+    assert not is_closed_manifold(np.concatenate([first, second]))
+    assert is_closed_manifold(np.concatenate([first, first + 4]))
+
+
+@pytest.mark.parametrize("vertices", [400, 1500, 6000])
+def test_a_torus_remeshed_finer_or_coarser(vertices):
+    mesh = torus()
+    length = edge_length_for(mesh, vertices)
+    even = remesh(mesh, length)
+    assert is_closed_manifold(even.faces)
+    assert len(even.vertices) - len(even.faces) // 2 == 0  # Euler: still one hole
+    assert len(even.vertices) == pytest.approx(vertices, rel=0.15)
+    spread = lengths(even) / length
+    assert spread.min() > 0.4
+    assert spread.max() < 1.7
+    assert np.std(spread) < 0.15
+    assert point_to_mesh(even.vertices, mesh).max() < 1e-9
+    middles = even.vertices[even.faces].mean(1)
+    assert np.percentile(point_to_mesh(middles, mesh), 95) < 0.12 * length
+
+
+def test_slivers_become_even():
+    sphere = octahedron_sphere(4, 0.1)
+    squeezed = Mesh(sphere.vertices * (1, 1, 0.25), sphere.faces)
+    even = remesh(squeezed, edge_length_for(squeezed, 1000))
+    valence = np.bincount(even.faces.ravel())
+    assert (np.abs(valence - 6) <= 1).mean() > 0.97
+    assert np.std(lengths(even)) / lengths(even).mean() < 0.15
+
+
+def test_the_result_can_lie_on_another_surface():
+    from geometry.measure import SurfaceIndex
+
+    rough, smooth = octahedron_sphere(3, 0.1), octahedron_sphere(6, 0.1)
+    even = remesh(rough, edge_length_for(rough, 800), surface=SurfaceIndex(smooth))
+    np.testing.assert_allclose(np.linalg.norm(even.vertices, axis=1), 0.1, atol=3e-5)
+
+
+def test_an_open_mesh_is_refused():
+    with pytest.raises(ValueError, match="closed manifold"):
+        remesh(square(), 0.1)
