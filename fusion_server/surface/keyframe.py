@@ -51,12 +51,12 @@ def make_keyframe(
 
 
 def unwrap(mesh: Mesh) -> np.ndarray:
-    """Texture coordinates of the corners of faces (F, 3, 2), 0 to 1, charts packed without overlap."""
+    """Texture coordinates of the corners of faces (F, 3, 2), 0 to 1; charts do not overlap, some are mirrored."""
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
-    charts = xatlas.ChartOptions()
-    charts.max_iterations = 1
-    atlas.generate(chart_options=charts)
+    packing = xatlas.PackOptions()
+    packing.padding = 2
+    atlas.generate(pack_options=packing)
     _, corners, uv = atlas[0]
     return uv[corners].astype(np.float32)
 

@@ -18,7 +18,9 @@ from fusion_server.surface.refine import Look, Observation, contours, look
 from fusion_server.surface.solve import Topology
 from geometry.rasterize.base import Rasterizer
 
-_SIGMA = 2.0  # of one pixel's normal: errors of a network's pixels are so alike that a thousand count as few
+# Of one pixel's normal. Errors of a network's pixels are so alike that a thousand count as few, and far from the answer
+# outlines lead there faster.
+_SIGMAS = (2.0, 0.3)  # on coarse maps, on the finest
 _CUT = 0.4  # difference of unit normals beyond which a pixel loses weight
 _SLACK = 8e-3  # metres: a larger step of depth between neighbours is no surface to take a gradient on
 _GATE = 64.0  # of the finest maps' pixels, to either side of an outline
@@ -28,10 +30,16 @@ _STILL = 0.2e-3  # metres: a smaller step ends the search
 _FARTHEST = 0.3  # metres: a larger step is no head and ends it too
 
 
-def rigid_step(seen: Look, topology: Topology, settings: SurfaceSettings, scale: float = _SCALES[-1]) -> np.ndarray:
+def rigid_step(
+    seen: Look,
+    topology: Topology,
+    settings: SurfaceSettings,
+    scale: float = _SCALES[-1],
+    sigma: float = _SIGMAS[-1],
+) -> np.ndarray:
     """The small motion that fits normals and outlines best: rotation vector and translation about the mean vertex.  # 6
 
-    scale: metres, contour residuals beyond it lose weight.
+    scale: metres, contour residuals beyond it lose weight. sigma: of one pixel's normal, radians.
     """
     shape, raster, o = seen.shape, seen.raster, seen.observation
     center = shape.vertices.mean(0)
@@ -42,7 +50,7 @@ def rigid_step(seen: Look, topology: Topology, settings: SurfaceSettings, scale:
         shape.normals, topology.faces, raster.face, raster.bary, raster.depth, o.normal, o.trust, o.outlines.distance,
         o.intrinsics, o.rig.rotation, centers, system, right,
     )  # fmt: skip
-    system, right = system.sum(0) / _SIGMA**2, right.sum(0) / _SIGMA**2
+    system, right = system.sum(0) / sigma**2, right.sum(0) / sigma**2
     rows = contours(seen, topology, _GATE * o.scale, scale, settings)
     if len(rows.edge):
         i, j = topology.edges[rows.edge].T
@@ -72,9 +80,10 @@ def follow_rigid(
     """
     first = True
     for observation in pyramid:
+        finest = observation is pyramid[-1]
         for _ in range(rounds):
             seen = look(vertices, topology, observation, rasterizer)
-            step = rigid_step(seen, topology, settings, _SCALES[0] if first else _SCALES[1]) - rest
+            step = rigid_step(seen, topology, settings, _SCALES[0 if first else 1], _SIGMAS[1 if finest else 0]) - rest
             first = False
             center = vertices.mean(0)
             moved = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]
@@ -82,7 +91,7 @@ def follow_rigid(
             if not largest < _FARTHEST:
                 return vertices
             vertices = moved
-            if largest < (_STILL if observation is pyramid[-1] else _NEAR):
+            if largest < (_STILL if finest else _NEAR):
                 break
     return vertices
 

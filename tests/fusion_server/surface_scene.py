@@ -1,4 +1,4 @@
-"""A subject for surface tests: a bumpy, textured head-sized blob between pinhole cameras, rendered by our rasteriser."""
+"""A subject for surface tests: a bumpy, textured blob the size of a head, rendered into a ring of pinhole cameras."""
 
 from __future__ import annotations
 

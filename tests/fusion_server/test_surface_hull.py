@@ -1,0 +1,165 @@
+"""Masks to distances, and masks to a hull that one bad mask does not spoil."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from surface_scene import blob, ring, skin, turned, views_of
+
+from fusion_server.surface import SurfaceError
+from fusion_server.surface.base import Rig
+from fusion_server.surface.hull import visual_hull
+from fusion_server.surface.silhouette import clean_mask, signed_distance, silhouettes, within_pictures
+from geometry.cameras import crop_image, cropped
+from geometry.measure import SurfaceIndex, surface_distance
+from geometry.remesh import is_closed_manifold
+
+CAMERAS = ring(8, 128)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    mesh = blob(4)
+    return mesh, views_of(mesh, skin(4), CAMERAS)
+
+
+def disc(radius: float, center=(64.3, 61.7), size=128) -> np.ndarray:
+    y, x = np.mgrid[:size, :size]
+    return np.clip(radius + 0.5 - np.hypot(x - center[0], y - center[1]), 0, 1).astype(np.float32)
+
+
+def test_distance_to_a_disc_is_finer_than_a_pixel():
+    distance = signed_distance(disc(30))
+    y, x = np.mgrid[:128, :128]
+    truth = 30 - np.hypot(x - 64.3, y - 61.7)
+    near = np.abs(truth) < 1.5
+    assert np.abs(distance - truth)[near].max() < 0.15
+    far = np.abs(truth) < 25
+    assert np.abs(distance - truth)[far].max() < 1.0
+    assert ((distance > 0) == (truth > 0))[np.abs(truth) > 0.1].all()
+
+
+def test_beyond_the_border_a_mask_goes_on_as_it_ends():
+    mask = np.zeros((64, 64), np.float32)
+    mask[20:, 16:48] = 1
+    distance = signed_distance(mask)
+    assert distance[63, 32] == pytest.approx(16, abs=0.6)  # to the sides, not to the bottom
+    assert distance[63, 8] == pytest.approx(-7.5, abs=0.6)
+
+
+def test_islands_and_pin_holes_go_and_a_second_large_piece_stays():
+    mask = disc(30)
+    mask[60:63, 60:63] = 0  # a pin-hole
+    mask[2:6, 2:6] = 1  # an island
+    clean = clean_mask(mask)
+    assert clean[61, 61] == 1
+    assert clean[:10, :10].max() == 0
+    half = np.where(np.abs(np.arange(128) - 64) < 2, 0, disc(30))  # cut in two
+    assert (clean_mask(half)[:, [50, 80]] > 0.5).any(0).all()
+
+
+def test_a_hole_that_is_no_pin_hole_stays():
+    mask = disc(40) - disc(15)
+    assert clean_mask(mask)[62, 64] < 0.5
+
+
+@pytest.mark.parametrize("mask", [np.zeros((64, 64)), np.full((64, 64), 0.4), np.eye(64) * 0])
+def test_an_empty_mask_is_blind(mask):
+    assert clean_mask(mask.astype(np.float32)) is None
+
+
+def test_the_hull_of_true_masks_holds_the_subject_and_little_more(scene):
+    mesh, views = scene
+    hull = visual_hull(CAMERAS, silhouettes(views), 64)
+    assert is_closed_manifold(hull.faces)
+    distance = surface_distance(mesh, hull, 3000)
+    assert distance.forward.median < 2.5e-3
+    assert distance.forward.p95 < 8e-3
+    middle = hull.vertices[hull.faces].mean(1)
+    a, b, c = (hull.vertices[hull.faces[:, k]] for k in range(3))
+    assert (np.cross(b - a, c - a) * (middle - mesh.vertices.mean(0))).sum(1).mean() > 0  # faces look outwards
+
+
+def test_the_subject_is_found_wherever_it_is(scene):
+    shift = (0.04, -0.03, 0.05)
+    mesh = turned(scene[0], 30, shift)
+    hull = visual_hull(CAMERAS, silhouettes(views_of(mesh, skin(4), CAMERAS)), 48)
+    np.testing.assert_allclose((hull.vertices.min(0) + hull.vertices.max(0)) / 2, shift, atol=0.012)
+
+
+def test_one_mask_that_lacks_the_top_does_not_cut_it_off(scene):
+    mesh, views = scene
+    rows = np.flatnonzero(views[2].mask.any(1))
+    broken = views[2].mask.copy()
+    broken[: rows[0] + 25] = 0
+    spoiled = [*views[:2], replace(views[2], mask=broken), *views[3:]]
+    hull = visual_hull(CAMERAS, silhouettes(spoiled), 64)
+    top = mesh.vertices[mesh.vertices[:, 1] > mesh.vertices[:, 1].max() - 0.02]
+    assert np.median(SurfaceIndex(hull).distances(top)) < 6e-3
+    two = [*spoiled[:4], replace(views[4], mask=np.where(np.arange(128)[:, None] < rows[0] + 25, 0, views[4].mask))]
+    cut = visual_hull(CAMERAS, silhouettes([*two, *views[5:]]), 64)
+    assert np.median(SurfaceIndex(cut).distances(top)) > 6e-3  # two that agree are believed
+
+
+def test_one_mask_with_too_much_changes_nothing_much(scene):
+    mesh, views = scene
+    grown = replace(views[5], mask=cv2.dilate(views[5].mask, np.ones((15, 15))))
+    hull = visual_hull(CAMERAS, silhouettes([*views[:5], grown, *views[6:]]), 64)
+    assert surface_distance(mesh, hull, 3000).forward.median < 3e-3
+
+
+def test_a_blind_view_is_left_out(scene):
+    mesh, views = scene
+    outlines = silhouettes([replace(views[0], mask=np.zeros((128, 128), np.float32)), *views[1:]])
+    assert outlines.blind.tolist() == [True] + [False] * 7
+    assert surface_distance(mesh, visual_hull(CAMERAS, outlines, 48), 3000).forward.median < 4e-3
+
+
+def test_a_subject_cut_by_the_pictures_is_closed_there_and_not_carved(scene):
+    mesh, views = scene
+    cut = []
+    for view in views:  # the upper part only: the lower third lies beyond the border
+        side, x0, y0 = 84.0, 22.0, 10.0
+        mask = crop_image(view.mask, x0, y0, side, 128)
+        cut.append(replace(view, camera=cropped(view.camera, x0, y0, side, 128), mask=mask))
+    outlines = silhouettes(cut)
+    hull = visual_hull([view.camera for view in cut], outlines, 64)
+    assert is_closed_manifold(hull.faces)
+    upper = mesh.vertices[mesh.vertices[:, 1] > -0.03]
+    distance = SurfaceIndex(hull).distances(upper)
+    assert np.median(distance) < 3e-3
+    assert hull.vertices[:, 1].min() > -0.10  # the subject itself goes down to -0.115
+    within = within_pictures(hull.vertices, Rig.of([view.camera for view in cut]), outlines, 6.0)
+    assert within[hull.vertices[:, 1] > 0].all()
+    assert not within[hull.vertices[:, 1] < hull.vertices[:, 1].min() + 0.005].any()
+
+
+def test_what_the_picture_does_not_show_is_not_background(scene):
+    _, views = scene
+    valid = np.zeros((128, 128), bool)
+    valid[:, 20:108] = True
+    narrow = [replace(view, mask=np.where(valid, view.mask, 0), valid=valid) for view in views]
+    outlines = silhouettes(narrow)
+    assert outlines.known.tolist() == [[20, 0, 107, 127]] * 8
+    full = visual_hull(CAMERAS, silhouettes(views), 48)
+    np.testing.assert_allclose(
+        np.ptp(visual_hull(CAMERAS, outlines, 48).vertices, axis=0), np.ptp(full.vertices, axis=0), atol=0.01
+    )
+
+
+def test_masks_that_do_not_meet_are_refused(scene):
+    _, views = scene
+    corner = np.zeros((128, 128), np.float32)
+    corner[:20, :20] = 1
+    with pytest.raises(SurfaceError, match="do not meet"):
+        visual_hull(CAMERAS, silhouettes([replace(view, mask=corner) for view in views]), 48)
+
+
+def test_one_view_makes_no_hull(scene):
+    _, views = scene
+    blind = [replace(view, mask=np.zeros((128, 128), np.float32)) for view in views[1:]]
+    with pytest.raises(SurfaceError, match="visible in 1 of 8"):
+        visual_hull(CAMERAS, silhouettes([views[0], *blind]), 48)

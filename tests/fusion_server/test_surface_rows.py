@@ -1,0 +1,254 @@
+"""The rows one by one: fused normals, contours, pictures, the solver, the rigid step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import sparse
+from surface_scene import blob, icosphere, ring, skin, turned, views_of
+
+from fusion_server.surface import SurfaceSettings
+from fusion_server.surface.contour import add_contours, contour_rows
+from fusion_server.surface.photometric import photometric_positions
+from fusion_server.surface.refine import Clock, Step, look, observe, refine
+from fusion_server.surface.rigid import follow_rigid, rigid_step
+from fusion_server.surface.solve import Shape, System, Topology, relaxed
+from geometry.measure import SurfaceIndex
+from geometry.mesh import Mesh, face_normals, vertex_normals
+from geometry.rasterize.cpu import CpuRasterizer
+
+CAMERAS = ring(8, 128)
+RASTERIZER = CpuRasterizer()
+SETTINGS = SurfaceSettings()
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A subject, its observation, and its own mesh as the surface to be moved."""
+    mesh = blob(4)
+    views = views_of(mesh, skin(4), CAMERAS, fine=3)
+    return mesh, views, observe(views, True), Topology.of(mesh.faces, len(mesh.vertices))
+
+
+def grown(mesh: Mesh, by: float) -> np.ndarray:
+    return mesh.vertices + by * vertex_normals(mesh.vertices, mesh.faces)
+
+
+def test_the_topology_lists_each_neighbour_once():
+    sphere = icosphere(1)
+    topology = Topology.of(sphere.faces, len(sphere.vertices))
+    assert len(topology.edges) == 120
+    for v in range(len(sphere.vertices)):
+        span = slice(topology.start[v], topology.start[v + 1])
+        touching = {int(i) for f in sphere.faces if v in f for i in f} - {v}
+        assert set(topology.neighbour[span].tolist()) == touching
+        for n, e in zip(topology.neighbour[span], topology.link[span], strict=True):
+            assert set(topology.edges[e].tolist()) == {v, int(n)}
+    for face, sides in zip(topology.faces, topology.face_edges, strict=True):
+        assert [set(topology.edges[e].tolist()) for e in sides] == [
+            {face[0], face[1]}, {face[1], face[2]}, {face[2], face[0]}
+        ]  # fmt: skip
+    around = topology.around
+    wide = around.wide_face[around.wide_start[0] : around.wide_start[1]]
+    near = {0, *topology.neighbour[: topology.start[1]].tolist()}
+    assert sorted(wide.tolist()) == [f for f, face in enumerate(sphere.faces) if near & set(face.tolist())]
+
+
+def test_a_shape_has_the_normals_of_its_mesh():
+    mesh = blob(3)
+    shape = Shape.of(mesh.vertices, Topology.of(mesh.faces, len(mesh.vertices)))
+    normals, areas = face_normals(mesh.vertices, mesh.faces)
+    np.testing.assert_allclose(shape.face_normals, normals, atol=1e-9)
+    np.testing.assert_allclose(shape.areas, areas, atol=1e-12)
+    np.testing.assert_allclose(shape.normals, vertex_normals(mesh.vertices, mesh.faces), atol=1e-9)
+
+
+def test_the_solver_solves_what_the_rows_say():
+    mesh = blob(2)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    shape = Shape.of(mesh.vertices, topology)
+    draw = np.random.default_rng(0)
+    wanted = shape.face_normals + 0.1 * draw.normal(size=shape.face_normals.shape)
+    weights = draw.random(len(topology.faces))
+    edge, share = np.arange(10, dtype=np.int32), draw.random((3, 10))
+    system = System(topology)
+    system.add_normals(shape, wanted, weights)
+    system.add_edge_points(edge, share[0], share[1], share[2] * 1e-3, np.full(10, 2e4))
+    system.add_points(draw.random(len(mesh.vertices)) * 1e-3, draw.random(len(mesh.vertices)) * 1e5)
+    system.add_membrane(1e3, 1e3)
+    i, j = topology.edges.T
+    upper = sparse.coo_matrix((system.off, (i, j)), (len(mesh.vertices),) * 2)
+    matrix = (upper + upper.T + sparse.diags(system.diagonal)).tocsc()
+    exact = sparse.linalg.spsolve(matrix, system.right)
+    np.testing.assert_allclose(system.solve(400), exact, atol=1e-9)
+    np.testing.assert_allclose(system.solve(3, start=exact), exact, atol=1e-9)
+    # The same least squares, row by row.
+    rows, right = [], []
+    for f, face in enumerate(topology.faces):
+        for a, b in ((0, 1), (1, 2), (2, 0)):
+            p, q = face[a], face[b]
+            e = mesh.vertices[p] - mesh.vertices[q]
+            row = np.zeros(len(mesh.vertices))
+            row[p], row[q] = wanted[f] @ shape.normals[p], -wanted[f] @ shape.normals[q]
+            scale = np.sqrt(weights[f]) / np.linalg.norm(e)
+            rows.append(row * scale)
+            right.append(-(wanted[f] @ e) * scale)
+    normal_only = System(topology)
+    normal_only.add_normals(shape, wanted, weights)
+    rows = np.array(rows)
+    np.testing.assert_allclose(normal_only.right, rows.T @ right, atol=1e-6)
+    np.testing.assert_allclose(normal_only.diagonal, (rows**2).sum(0), rtol=1e-9)
+
+
+def test_relaxing_stays_in_the_surface():
+    sphere = icosphere(3)
+    draw = np.random.default_rng(0)
+    topology = Topology.of(sphere.faces, len(sphere.vertices))
+    vertices = sphere.vertices + 0.02 * draw.normal(size=sphere.vertices.shape)
+    shape = Shape.of(vertices / np.linalg.norm(vertices, axis=1, keepdims=True), topology)
+    moved = relaxed(shape, topology, 0.5) - shape.vertices
+    assert np.abs((moved * shape.normals).sum(1)).max() < 1e-12
+    assert np.linalg.norm(moved, axis=1).max() > 0.005
+
+
+def test_fused_normals_are_those_of_the_subject(scene):
+    mesh, _, observation, topology = scene
+    fused = look(mesh.vertices, topology, observation, RASTERIZER).fused
+    seen = fused.weight > 0.3
+    assert seen.mean() > 0.9
+    cosine = (fused.normal * face_normals(mesh.vertices, mesh.faces)[0]).sum(1)[seen]
+    assert np.degrees(np.arccos(np.percentile(cosine, 10))) < 5
+    assert fused.disagreement() < np.radians(3)
+
+
+def test_votes_that_disagree_count_little_and_are_noticed(scene):
+    mesh, views, observation, topology = scene
+    draw = np.random.default_rng(0)
+    noisy = []
+    for view in views:
+        tilt = view.normal + 0.3 * draw.normal(size=3).astype(np.float32)  # each view its own way
+        noisy.append(replace(view, normal=tilt / np.linalg.norm(tilt, axis=-1, keepdims=True)))
+    fused = look(mesh.vertices, topology, observe(noisy, False), RASTERIZER).fused
+    clean = look(mesh.vertices, topology, observation, RASTERIZER).fused
+    assert fused.disagreement() > 3 * clean.disagreement()
+    assert fused.weight.mean() < 0.9 * clean.weight.mean()
+
+
+def test_pixels_without_confidence_have_no_vote(scene):
+    mesh, views, _, topology = scene
+    wrong = np.zeros_like(views[0].normal)
+    wrong[..., 2] = -1
+    doubtful = [replace(view, normal=wrong, confidence=view.confidence * 0.001) for view in views[:4]]
+    fused = look(mesh.vertices, topology, observe([*doubtful, *views[4:]], False), RASTERIZER).fused
+    seen = fused.weight > 0.3
+    cosine = (fused.normal * face_normals(mesh.vertices, mesh.faces)[0]).sum(1)[seen]
+    assert np.degrees(np.arccos(np.percentile(cosine, 5))) < 8
+
+
+@pytest.mark.parametrize("off", [-3e-3, 3e-3])
+def test_contours_pull_a_surface_of_the_wrong_size_back(scene, off):
+    mesh, _, observation, topology = scene
+    seen = look(grown(mesh, off), topology, observation, RASTERIZER)
+    rows = contour_rows(seen.shape, topology, seen.raster.face, observation.rig, observation.outlines, 8.0, 10e-3)
+    system = System(topology)
+    add_contours(system, seen.shape, topology, rows)
+    system.add_membrane(1.0, 1e-3)
+    moved = system.solve(200)
+    touched = np.unique(topology.edges[rows.edge])
+    assert len(touched) > 300
+    assert np.median(moved[touched]) == pytest.approx(-off, abs=0.4e-3)
+
+
+def test_a_contour_in_front_of_the_subject_is_not_its_outline():
+    """A small sphere before a large one: its contour lies inside the mask and says nothing."""
+    large, small = icosphere(4), icosphere(3)
+    vertices = np.vstack([large.vertices * 0.1, small.vertices * 0.02 + (0, 0, 0.14)])
+    faces = np.vstack([large.faces, small.faces + len(large.vertices)])
+    mesh = Mesh(vertices, faces.astype(np.int32))
+    observation = observe(views_of(mesh, np.full(len(vertices), 120.0), CAMERAS[:1]), False)
+    topology = Topology.of(mesh.faces, len(vertices))
+    seen = look(vertices, topology, observation, RASTERIZER)
+    rows = contour_rows(seen.shape, topology, seen.raster.face, observation.rig, observation.outlines, 60.0, 10e-3)
+    assert len(rows.edge) > 100
+    assert (topology.edges[rows.edge] < len(large.vertices)).all()
+
+
+@pytest.mark.parametrize("off", [-0.8e-3, 0.0, 1.0e-3])
+def test_pictures_say_how_far_the_surface_is_off(scene, off):
+    mesh, _, observation, topology = scene
+    seen = look(grown(mesh, off), topology, observation, RASTERIZER)
+    found = photometric_positions(
+        seen.shape, topology, observation.pictures, observation.rig, seen.raster.depth, 2e-3, 0.5e-3
+    )
+    height = ((found.points - seen.shape.vertices) * seen.shape.normals).sum(1)
+    good = np.isfinite(found.variance)
+    assert good.mean() > 0.5
+    assert np.median(height[good]) == pytest.approx(-off, abs=0.1e-3)
+    assert np.median(np.abs(height[good] + off)) < 0.2e-3
+
+
+def test_pictures_without_texture_say_nothing(scene):
+    mesh, views, _, topology = scene
+    flat = observe([replace(view, image=np.full_like(view.image, 90)) for view in views], True)
+    seen = look(mesh.vertices, topology, flat, RASTERIZER)
+    found = photometric_positions(seen.shape, topology, flat.pictures, flat.rig, seen.raster.depth, 2e-3, 0.5e-3)
+    assert np.isinf(found.variance).all()
+
+
+def test_an_iteration_brings_a_wrong_surface_nearer(scene):
+    mesh, _, observation, topology = scene
+    index = SurfaceIndex(mesh)
+    x, y, z = mesh.vertices.T
+    dented = (
+        mesh.vertices
+        + (2e-3 * np.sin(40 * x + 30 * y) * np.cos(35 * z))[:, None] * Shape.of(mesh.vertices, topology).normals
+    )
+    before = np.median(index.distances(dented))
+    step = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
+    after, held = refine(dented, topology, observation, RASTERIZER, step, SETTINGS, Clock())
+    first = np.median(index.distances(after))
+    assert first < 0.4 * before
+    again, reused = refine(after, topology, observation, RASTERIZER, step, SETTINGS, Clock(), held)
+    assert reused is held
+    assert np.median(index.distances(again)) < first
+
+
+def test_the_rigid_step_of_a_surface_in_place_is_nearly_none(scene):
+    mesh, _, observation, topology = scene
+    step = rigid_step(look(mesh.vertices, topology, observation, RASTERIZER), topology, SETTINGS)
+    assert np.linalg.norm(step[:3]) < 3e-3
+    assert np.linalg.norm(step[3:]) < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("degrees", "shift"), [(12.0, (0.012, -0.006, 0.008)), (0.0, (-0.025, 0.0, 0.0)), (-20.0, (0, 0, 0))]
+)
+def test_the_rigid_motion_of_a_head_is_found(scene, degrees, shift):
+    mesh, _, _, topology = scene
+    target = turned(mesh, degrees, shift)
+    coarse = observe(views_of(target, skin(4), CAMERAS), False).coarser()
+    moved = follow_rigid(
+        mesh.vertices, topology, (coarse.coarser(), coarse), RASTERIZER, SETTINGS, np.zeros(6), rounds=4
+    )
+    off = np.linalg.norm(moved - target.vertices, axis=1)
+    assert np.linalg.norm(mesh.vertices - target.vertices, axis=1).mean() > 8e-3
+    assert off.mean() < 0.7e-3
+
+
+def test_what_a_surface_at_rest_wants_is_no_motion(scene):
+    """Normals that are all tilted the same way would turn the surface a little every frame."""
+    mesh, views, _, topology = scene
+    c, s = np.cos(np.radians(4)), np.sin(np.radians(4))
+    tilt = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    tilted = [
+        replace(view, normal=(view.normal @ (view.camera.R @ tilt @ view.camera.R.T).T).astype(np.float32))
+        for view in views
+    ]
+    observation = observe(tilted, False)
+    rest = rigid_step(look(mesh.vertices, topology, observation, RASTERIZER), topology, SETTINGS)
+    creeping = follow_rigid(mesh.vertices, topology, (observation,), RASTERIZER, SETTINGS, np.zeros(6))
+    still = follow_rigid(mesh.vertices, topology, (observation,), RASTERIZER, SETTINGS, rest)
+    assert np.abs(creeping - mesh.vertices).max() > 1e-4
+    assert np.abs(still - mesh.vertices).max() < 5e-5

@@ -1,0 +1,223 @@
+"""The tracker on a subject that moves: one topology, small errors, honest flags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from surface_scene import blob, ring, skin, turned, views_of
+
+from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
+from geometry.measure import SurfaceIndex, surface_distance
+from geometry.mesh import Mesh, vertex_normals
+from geometry.rasterize.cpu import CpuRasterizer
+from geometry.remesh import is_closed_manifold
+
+CAMERAS = ring(8, 128)
+SETTINGS = SurfaceSettings(vertices=2500, keyframe_iterations=9, hull_cells=64)
+
+
+class Counting(CpuRasterizer):
+    """Counts how often it is asked; a tracker that does nothing would be fast and wrong."""
+
+    calls = 0
+
+    def rasterize(self, vertices, faces, cameras):
+        self.calls += 1
+        return super().rasterize(vertices, faces, cameras)
+
+
+def subject(n: int) -> Mesh:
+    """Frame n of a head that turns, shifts and puffs a cheek."""
+    return turned(blob(5, swell=0.4e-3 * n), 4.0 * n, (3e-3 * n, -1e-3 * n, 0))
+
+
+def observed(mesh: Mesh):
+    return views_of(mesh, skin(5), CAMERAS, fine=3)
+
+
+def error(frame, mesh: Mesh) -> np.ndarray:
+    return np.percentile(SurfaceIndex(mesh).distances(frame.vertices), (50, 95))
+
+
+@pytest.fixture(scope="module")
+def take():
+    """Six frames and what the tracker made of them."""
+    rasterizer = Counting()
+    tracker = SurfaceTracker(SETTINGS, rasterizer)
+    meshes = [subject(n) for n in range(6)]
+    calls, frames = [], []
+    for mesh in meshes:
+        frames.append(tracker.update(observed(mesh)))
+        calls.append(rasterizer.calls)
+    return meshes, frames, np.diff(calls)
+
+
+def test_a_keyframe_is_even_closed_and_near_the_truth(take):
+    meshes, frames, _ = take
+    key = frames[0]
+    assert key.kind == "keyframe"
+    assert key.quality.flags == ()
+    assert is_closed_manifold(key.faces)
+    assert len(key.vertices) == pytest.approx(2500, rel=0.15)
+    median, p95 = error(key, meshes[0])
+    assert median < 0.3e-3
+    assert p95 < 1.5e-3
+    assert surface_distance(meshes[0], Mesh(key.vertices, key.faces), 5000).forward.p95 < 2e-3
+    np.testing.assert_allclose(key.normals, vertex_normals(key.vertices, key.faces), atol=1e-9)
+
+
+def test_warm_frames_keep_the_topology_and_the_accuracy(take):
+    meshes, frames, calls = take
+    for n in range(1, 6):
+        assert frames[n].kind == "warm"
+        assert frames[n].faces is frames[0].faces
+        assert frames[n].uv is frames[0].uv
+        assert frames[n].quality.flags == ()
+        assert frames[n].quality.inverted == 0
+        median, p95 = error(frames[n], meshes[n])
+        assert median < 0.3e-3
+        assert p95 < 1.6e-3
+    assert calls.max() <= 10
+
+
+def test_vertices_travel_with_the_head(take):
+    _, frames, _ = take
+    back = turned(Mesh(frames[5].vertices - (15e-3, -5e-3, 0), frames[5].faces), -20.0)
+    assert np.median(np.linalg.norm(back.vertices - frames[0].vertices, axis=1)) < 2.5e-3
+
+
+def test_texture_coordinates_belong_to_corners_and_do_not_overlap(take):
+    _, frames, _ = take
+    uv = frames[0].uv
+    assert uv.shape == (*frames[0].faces.shape, 2)
+    assert uv.min() >= 0
+    assert uv.max() <= 1
+    a, b, c = uv[:, 0], uv[:, 1], uv[:, 2]
+    doubled = (b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]
+    points = np.random.default_rng(0).random((500, 1, 2))
+    cross = lambda p, q: p[..., 0] * q[..., 1] - p[..., 1] * q[..., 0]  # noqa: E731
+    sides = np.stack([cross(q - p, points - p) * np.sign(doubled) for p, q in ((a, b), (b, c), (c, a))])
+    assert (sides > 0).all(0).sum(1).max() == 1
+    assert 0.3 < np.abs(doubled).sum() / 2 < 1
+
+
+def test_a_still_subject_stays_still():
+    views = observed(subject(0))
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    first = tracker.update(views)
+    for _ in range(8):
+        last = tracker.update(views)
+    assert np.percentile(np.linalg.norm(last.vertices - first.vertices, axis=1), 95) < 1.5e-3
+    median, p95 = error(last, subject(0))
+    assert median < 0.3e-3
+    assert p95 < 1.5e-3
+
+
+def test_quality_tells_a_good_frame_from_a_bad_one():
+    views = observed(subject(0))
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    good = tracker.update(views)
+    assert good.quality.silhouette_iou > 0.97
+    assert good.quality.normal_residual_deg < 6
+    grown = [
+        replace(view, mask=np.where(np.arange(128)[:, None] > 100, 1, view.mask).astype(np.float32)) if n == 3 else view
+        for n, view in enumerate(views)
+    ]
+    one_wrong = tracker.update(grown)
+    assert "disagrees:cam3" in one_wrong.quality.flags
+    assert one_wrong.quality.confidence < good.quality.confidence
+    blind = tracker.update([replace(views[0], mask=np.zeros_like(views[0].mask)), *views[1:]])
+    assert "blind:cam0" in blind.quality.flags
+    assert error(blind, subject(0))[0] < 0.4e-3
+
+
+def test_a_jump_is_recovered_on_the_old_topology():
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    key = tracker.update(observed(subject(0)))
+    jumped = turned(blob(5), 35.0, (0.05, 0.02, -0.03))
+    frame = tracker.update(observed(jumped))
+    assert frame.faces is key.faces
+    assert "lost" not in frame.quality.flags
+    assert error(frame, jumped)[0] < 0.6e-3
+
+
+def test_another_subject_gets_a_topology_of_its_own_and_a_flag():
+    tracker = SurfaceTracker(SETTINGS, CpuRasterizer())
+    key = tracker.update(observed(subject(0)))
+    mesh = blob(5)
+    other = Mesh(np.stack([1.3 * mesh.vertices[:, 2], 0.45 * mesh.vertices[:, 1], mesh.vertices[:, 0]], 1), mesh.faces)
+    other = Mesh(other.vertices, other.faces[:, ::-1].copy())
+    frame = tracker.update(observed(other))
+    assert frame.kind == "keyframe"
+    assert ("new topology" in frame.quality.flags) == (frame.faces is not key.faces)
+    assert "lost" not in frame.quality.flags
+    assert error(frame, other)[0] < 1e-3
+    if frame.faces is not key.faces:
+        assert frame.uv is not key.uv
+
+
+def test_nothing_to_see_keeps_the_track():
+    views = observed(subject(0))
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    key = tracker.update(views)
+    empty = [replace(view, mask=np.zeros_like(view.mask)) for view in views]
+    with pytest.raises(SurfaceError, match="no subject in any view"):
+        tracker.update(empty)
+    frame = tracker.update(views)
+    assert frame.kind == "warm"
+    assert frame.faces is key.faces
+
+
+def test_masks_that_make_no_sense_are_flagged_and_the_surface_kept():
+    views = observed(subject(0))
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    key = tracker.update(views)
+    corner = np.zeros_like(views[0].mask)
+    corner[:30, :30] = 1
+    frame = tracker.update([replace(view, mask=corner) for view in views])
+    assert frame.quality.flags[0] == "lost"
+    assert frame.quality.confidence == 0
+    np.testing.assert_array_equal(frame.vertices, key.vertices)
+    assert tracker.update(views).quality.flags == ()
+
+
+def test_after_a_reset_the_next_frame_is_a_keyframe():
+    views = observed(subject(0))
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    tracker.update(views)
+    tracker.reset()
+    assert tracker.update(views).kind == "keyframe"
+
+
+def test_fewer_views_and_colour_pictures_will_do():
+    views = [replace(view, image=np.repeat(view.image[..., None], 3, -1)) for view in observed(subject(0))]
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    tracker.update(views)
+    frame = tracker.update([view for n, view in enumerate(views) if n not in (1, 6)])
+    assert frame.kind == "warm"
+    assert error(frame, subject(0))[0] < 0.4e-3
+
+
+def test_without_photometry_pictures_do_not_matter():
+    views = observed(subject(0))
+    settings = replace(SETTINGS, uv=False, photometric=False)
+    plain = SurfaceTracker(settings, CpuRasterizer()).update(views)
+    black = SurfaceTracker(settings, CpuRasterizer()).update([replace(v, image=np.zeros_like(v.image)) for v in views])
+    np.testing.assert_array_equal(plain.vertices, black.vertices)
+    assert "photometric" not in plain.seconds
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda views: [], "no views"),
+        (lambda views: [replace(views[0], mask=views[0].mask[:64, :64]), *views[1:]], "differ in size"),
+        (lambda views: views[:1], "at least two"),
+    ],
+)
+def test_what_is_no_surface_is_refused_in_a_line(spoil, message):
+    views = observed(blob(5))
+    with pytest.raises(SurfaceError, match=message):
+        SurfaceTracker(SETTINGS, CpuRasterizer()).update(spoil(views))
