@@ -54,6 +54,14 @@ def test_a_torus_remeshed_finer_or_coarser(vertices):
     assert np.percentile(point_to_mesh(middles, mesh), 95) < 0.12 * length
 
 
+def test_a_tube_thinner_than_the_triangles_is_not_pinched_shut():
+    thin = torus(60, 5, minor=0.04)
+    coarse = remesh(thin, 0.2)
+    assert is_closed_manifold(coarse.faces)
+    assert len(coarse.vertices) - len(coarse.faces) // 2 == 0
+    assert len(coarse.vertices) < 0.8 * len(thin.vertices)
+
+
 def test_slivers_become_even():
     sphere = octahedron_sphere(4, 0.1)
     squeezed = Mesh(sphere.vertices * (1, 1, 0.25), sphere.faces)
