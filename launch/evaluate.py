@@ -12,9 +12,12 @@ import cv2
 import numpy as np
 
 from fusion_server.takes import TakeReader
+from geometry.cameras import without_distortion
 from geometry.measure import SurfaceIndex, normal_error_degrees
 from geometry.mesh import Mesh, face_normals, read_ply, vertex_normals
-from launch.truth import true_mesh
+from geometry.rasterize import make_rasterizer
+from geometry.visibility import views_of
+from launch.truth import SEEN_BY, true_mesh
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
@@ -33,7 +36,8 @@ class Scored:
 def evaluate(result: Path, truth: Path, meshes: int | None, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Score what ``reconstruct`` or a recording made against a capture folder that knows more.
 
-    Surface: distance of the mesh's vertices to the true mesh, or of the truth's sure points to the mesh. Normals: where
+    Surface: distance to the true mesh of the mesh's vertices that two cameras or more see, and the angle between their
+    normals; or the distance of the truth's sure points to the mesh. Normals: where
     both masks are set, predicted maps against true ones. Raises HeadstreamError when there is nothing to compare.
     """
     scored = list(_meshes(result))
@@ -77,11 +81,16 @@ def _meshes(result: Path) -> Iterator[Scored]:
 
 
 def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Callable[[int, int], None]) -> dict:
+    cameras = [without_distortion(camera) for camera in folder.calibration.cameras]
+    rasterizer = make_rasterizer("cpu")
     medians, tails, normals = [], [], []
     for done, item in enumerate(scored, start=1):
         ours = item.mesh()
         truth = true_mesh(folder, _position(item.frame, folder))
-        chosen = np.linspace(0, len(ours.vertices) - 1, min(POINTS, len(ours.vertices))).astype(int)
+        chosen = np.flatnonzero(views_of(ours.vertices, ours.faces, cameras, rasterizer) >= SEEN_BY)
+        if not len(chosen):
+            raise HeadstreamError(f"mesh {item.frame}: no part of it is seen by {SEEN_BY} cameras of {folder.root}")
+        chosen = chosen[np.linspace(0, len(chosen) - 1, min(POINTS, len(chosen))).astype(int)]
         _, distances, faces = SurfaceIndex(truth).closest(ours.vertices[chosen])
         medians.append(1e3 * float(np.median(distances)))
         tails.append(1e3 * float(np.percentile(distances, 95)))

@@ -12,10 +12,12 @@ from fusion_server.pipeline import Result, Slot
 from geometry.measure import SurfaceIndex, normal_error_degrees
 from geometry.mesh import Mesh, read_ply, vertex_normals
 from geometry.rasterize import make_rasterizer
+from geometry.visibility import views_of
 from protocol.capture_folder import CaptureFolder
 
 PERIOD = 2.0  # seconds between two measurements: each costs a good part of a second of one core
 SAMPLES = 2000  # vertices of the live mesh that are measured
+SEEN_BY = 2  # cameras: what fewer see (a neck's cut, what lies below the pictures) is closed by guess, not measured
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class TruthSample:
     """One live mesh against its truth."""
 
     index: int
-    surface_mm: float  # median distance of the mesh's vertices to the true surface
+    surface_mm: float  # median distance to the true surface of the vertices that two cameras see
     surface_95_mm: float
     normal_deg: float  # mean angle between predicted and true normals, where both masks are set
 
@@ -77,7 +79,9 @@ class TruthMonitor:
 
     def _measure(self, result: Result) -> TruthSample:
         truth = true_mesh(self._capture, result.index)
-        distances = 1e3 * SurfaceIndex(truth).distances(result.surface.vertices, limit=SAMPLES)
+        surface = result.surface
+        seen = views_of(surface.vertices, surface.faces, result.observation.cameras, self._rasterizer) >= SEEN_BY
+        distances = 1e3 * SurfaceIndex(truth).distances(surface.vertices[seen], limit=SAMPLES)
         return TruthSample(
             result.index,
             float(np.median(distances)),
