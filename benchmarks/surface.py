@@ -3,8 +3,9 @@
     python -m benchmarks surface CAPTURE [--frames N] [--vertices N] [--size N]
 
 Normals and masks are the capture's own truth, once as they are and once with errors like those of a small network
-(7 degrees smooth and 3 degrees of noise, outlines off by a pixel), so that what is measured is the surface alone. A
-capture of one frame is played again and again; its warm frames then show whether a still surface stays where it is.
+(7 degrees smooth and 3 degrees of noise, outlines off by a pixel), so that what is measured is the surface alone, where
+two cameras see it. Frames without truth are left out. A capture of one frame is played again and again; its warm
+frames then show whether a still surface stays where it is.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from geometry.cameras import crop_image, cropped, undistort, without_distortion
 from geometry.measure import DistanceSummary, SurfaceIndex, sample_surface
 from geometry.mesh import Mesh, read_ply
 from geometry.rasterize.cpu import CpuRasterizer
+from geometry.visibility import views_of
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
 SMOOTH, WHITE, OUTLINE = 7.0, 3.0, 1.0  # degrees, degrees, pixels
 SAMPLES = 20_000
+SEEN_BY = 2  # cameras: what fewer see is closed by guess
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,6 @@ def truth_views(capture: CaptureFolder, frame: str, size: int) -> list[View]:
     for raw in capture.calibration.cameras:
         camera = without_distortion(raw)
         paths = capture.jpeg(frame, camera.name), capture.mask(frame, camera.name), capture.normal(frame, camera.name)
-        for path in paths:
-            if not path.exists():
-                raise HeadstreamError(f"{path}: is missing; this benchmark needs masks and normals beside the pictures")
         picture = undistort(raw, cv2.imread(str(paths[0]), cv2.IMREAD_GRAYSCALE))
         mask = undistort(raw, cv2.imread(str(paths[1]), cv2.IMREAD_GRAYSCALE)).astype(np.float32) / 255
         normal = undistort(raw, np.load(paths[2])["normal"].astype(np.float32)) * mask[..., None]
@@ -77,6 +77,13 @@ def truth_views(capture: CaptureFolder, frame: str, size: int) -> list[View]:
             )
         )
     return views
+
+
+def has_truth(capture: CaptureFolder, frame: str) -> bool:
+    """Whether a frame has a mesh, and masks and normals of every camera."""
+    names = capture.calibration.names
+    paths = [capture.mesh(frame), *(capture.mask(frame, name) for name in names)]
+    return all(path.exists() for path in (*paths, *(capture.normal(frame, name) for name in names)))
 
 
 def spoiled(view: View, draw: np.random.Generator) -> View:
@@ -103,25 +110,32 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def play(capture: CaptureFolder, case: Case, frames: int, settings: SurfaceSettings, size: int) -> Iterator[tuple]:
-    """(surface, truth) of one frame after the other."""
+    """(surface, truth, views) of one frame after the other."""
     tracker = SurfaceTracker(replace(settings, photometric=case.photometric), CpuRasterizer())
     draw = np.random.default_rng(1)
+    usable = [frame for frame in capture.frames if has_truth(capture, frame)]
+    if not usable:
+        raise HeadstreamError(f"{capture.root}: no frame has its mesh, masks and normals beside it to compare with")
     for n in range(frames):
-        frame = capture.frames[n % len(capture.frames)]
-        if not capture.mesh(frame).exists():
-            continue
+        frame = usable[n % len(usable)]
         views = truth_views(capture, frame, size)
         if case.noisy:
             views = [spoiled(view, draw) for view in views]
-        yield tracker.update(views), read_ply(capture.mesh(frame))
+        yield tracker.update(views), read_ply(capture.mesh(frame)), views
 
 
-def errors(surface: SurfaceFrame, truth: Mesh) -> tuple[DistanceSummary, DistanceSummary]:
-    """From points of the surface to the truth, and from points of the truth to the surface."""
+def errors(surface: SurfaceFrame, truth: Mesh, views: list[View]) -> tuple[DistanceSummary, DistanceSummary]:
+    """From points of the surface to the truth, and back, from what two cameras see of either to all of the other."""
     mesh = Mesh(surface.vertices, surface.faces)
-    there = SurfaceIndex(truth).distances(sample_surface(mesh, SAMPLES))
-    back = SurfaceIndex(mesh).distances(sample_surface(truth, SAMPLES))
+    there = SurfaceIndex(truth).distances(sample_surface(seen(mesh, views), SAMPLES))
+    back = SurfaceIndex(mesh).distances(sample_surface(seen(truth, views), SAMPLES))
     return DistanceSummary.of(there), DistanceSummary.of(back)
+
+
+def seen(mesh: Mesh, views: list[View]) -> Mesh:
+    """The faces that two cameras see."""
+    count = views_of(mesh.vertices, mesh.faces, [view.camera for view in views], CpuRasterizer())
+    return Mesh(mesh.vertices, mesh.faces[(count >= SEEN_BY)[mesh.faces].all(1)])
 
 
 def main() -> int:
@@ -147,10 +161,8 @@ def main() -> int:
             pass  # compiles every kernel
         for case in CASES:
             results = list(play(capture, case, options.frames, settings, options.size))
-            if not results:
-                raise HeadstreamError(f"{options.capture}: has no mesh/<index>.ply to compare with")
             for kind in ("keyframe", "warm"):
-                chosen = [(surface, *errors(surface, truth)) for surface, truth in results if surface.kind == kind]
+                chosen = [(result[0], *errors(*result)) for result in results if result[0].kind == kind]
                 if not chosen:
                     continue
                 accuracy.add_row(case.name, f"{len(chosen)} {kind}", *_accuracy(chosen))

@@ -58,25 +58,27 @@ def clean_mask(mask: np.ndarray) -> np.ndarray | None:
 
     The largest piece is kept, and any other piece that is a good part of its size.
     """
-    hard = (mask > 0.5).astype(np.uint8)
-    count, label, stats, _ = cv2.connectedComponentsWithStats(hard, connectivity=4)
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    if count < 2 or areas.max() < _SMALLEST * mask.size:
+    label, areas = _pieces(mask > 0.5)
+    if areas.max(initial=0) < _SMALLEST * mask.size:
         return None
-    kept = np.concatenate([[False], areas >= _KEEP * areas.max()])
     soft = np.asarray(mask, np.float32)
+    kept = np.concatenate([[False], areas >= _KEEP * areas.max()])
     if not kept[1:].all():
         near = cv2.dilate(kept[label].astype(np.uint8), np.ones((5, 5), np.uint8))
-        soft = np.where((near > 0) & (kept[label] | (hard == 0)), soft, 0)
-    count, label, stats, _ = cv2.connectedComponentsWithStats((soft <= 0.5).astype(np.uint8), connectivity=4)
-    if count > 2:
-        height, width = mask.shape
-        x, y, w, h, area = stats.T
-        open_ = (x == 0) | (y == 0) | (x + w == width) | (y + h == height)
-        filled = ~open_ & (area < _HOLE * (mask.size - stats[1:, cv2.CC_STAT_AREA].sum()))
-        filled[0] = False
+        soft = np.where((near > 0) & (kept[label] | (label == 0)), soft, 0)
+    label, areas = _pieces(soft <= 0.5)
+    if len(areas) > 1:
+        filled = np.concatenate([[False], areas < _HOLE * (mask.size - areas.sum())])
+        for side in (label[0], label[-1], label[:, 0], label[:, -1]):
+            filled[side] = False  # what touches the border is no hole
         soft = np.where(filled[label], 1, soft)
     return np.ascontiguousarray(soft, dtype=np.float32)
+
+
+def _pieces(hard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (H, W) of 4-connected pieces, 0 outside them, and their areas from label 1 on."""
+    count, label = cv2.connectedComponents(hard.view(np.uint8), connectivity=4, ltype=cv2.CV_16U)
+    return label, np.bincount(label.ravel(), minlength=count)[1:]
 
 
 def signed_distance(soft: np.ndarray) -> np.ndarray:
@@ -87,13 +89,23 @@ def signed_distance(soft: np.ndarray) -> np.ndarray:
     """
     padded = cv2.copyMakeBorder(soft, _BEYOND, _BEYOND, _BEYOND, _BEYOND, cv2.BORDER_REPLICATE)
     hard = (padded > 0.5).astype(np.uint8)
-    far = cv2.distanceTransform(hard, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - hard, cv2.DIST_L2, 5)
-    far -= 0.5 * np.sign(far)
-    blurred = cv2.GaussianBlur(padded, (0, 0), _BLUR)
-    near = _NORMAL_QUANTILE[np.clip(blurred * 1024, 0, 1023).astype(np.int32)]
-    share = np.clip(np.abs(far) - 1.0, 0, 1)
-    distance = near + share * (far - near)
-    return np.ascontiguousarray(distance[_BEYOND:-_BEYOND, _BEYOND:-_BEYOND])
+    inwards = cv2.distanceTransform(hard, cv2.DIST_L2, 5)
+    outwards = cv2.distanceTransform(1 - hard, cv2.DIST_L2, 5)
+    distance = np.empty(soft.shape, np.float32)
+    _mixed(cv2.GaussianBlur(padded, (0, 0), _BLUR), inwards, outwards, _NORMAL_QUANTILE, distance)
+    return distance
+
+
+@numba.njit(cache=True, nogil=True)
+def _mixed(blurred, inwards, outwards, quantile, distance):
+    for y in range(distance.shape[0]):
+        for x in range(distance.shape[1]):
+            py, px = y + _BEYOND, x + _BEYOND
+            far = inwards[py, px] - outwards[py, px]
+            far -= 0.5 * np.sign(far)
+            near = quantile[min(max(int(blurred[py, px] * 1024), 0), 1023)]
+            share = min(max(abs(far) - 1.0, 0.0), 1.0)
+            distance[y, x] = near + share * (far - near)
 
 
 def within_pictures(points: np.ndarray, rig: Rig, outlines: Silhouettes, inset: float) -> np.ndarray:

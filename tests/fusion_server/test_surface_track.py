@@ -221,3 +221,24 @@ def test_what_is_no_surface_is_refused_in_a_line(spoil, message):
     views = observed(blob(5))
     with pytest.raises(SurfaceError, match=message):
         SurfaceTracker(SETTINGS, CpuRasterizer()).update(spoil(views))
+
+
+def test_a_scanned_bust_from_its_true_normals(shared_data, root, monkeypatch):
+    """Real shapes have what a blob has not: ears, a sharp rim, a face. Photographs are path-traced."""
+    monkeypatch.syspath_prepend(root)
+    from benchmarks.surface import errors, truth_views
+    from geometry.mesh import read_ply
+    from protocol.capture_folder import CaptureFolder
+
+    capture = CaptureFolder.open(shared_data / "nefertiti_soft")
+    tracker = SurfaceTracker(SurfaceSettings(uv=False), CpuRasterizer())
+    views = truth_views(capture, "000", 256)
+    truth = read_ply(capture.mesh("000"))
+    for kind in ("keyframe", "warm"):
+        frame = tracker.update(views)
+        there, back = errors(frame, truth, views)
+        assert frame.kind == kind
+        assert there.median < 0.2e-3
+        assert there.p95 < 1.6e-3
+        assert back.median < 0.2e-3
+        assert back.p95 < 1.7e-3
