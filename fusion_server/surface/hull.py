@@ -1,8 +1,9 @@
 """The visual hull: the largest shape that fits every mask, forgiving of one mask that lacks a piece.
 
 A point's value is the least signed distance to an outline over the views that see it, in metres; zero is the surface.
-A view whose map continues past its border inside the subject does not know what is out there and has no vote; a point
-that fewer than half of the views know anything about is outside, which closes a neck where the pictures end.
+A view whose map continues past its border inside the subject does not know what is out there and has no vote. A point
+that fewer than half of the views know anything about is outside, by as much as it would have to move to be known: that
+closes a neck smoothly where the pictures end.
 """
 
 from __future__ import annotations
@@ -167,12 +168,16 @@ def _sample(image, x, y):
 def _vote(matrix, focal, distance, known, low, step, enough, least, second, by):
     nx, ny, nz = least.shape
     for ix in numba.prange(nx):
+        reach = np.empty(
+            enough
+        )  # how far inside their pictures the point is, of the views that have it furthest inside
         x = low[0] + ix * step
         for iy in range(ny):
             y = low[1] + iy * step
             for iz in range(nz):
                 z = low[2] + iz * step
-                first, next_, view, voices = np.inf, np.inf, -1, 0
+                first, next_, view = np.inf, np.inf, -1
+                reach[:] = -np.inf
                 for v in range(matrix.shape[0]):
                     m = matrix[v]
                     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
@@ -183,23 +188,42 @@ def _vote(matrix, focal, distance, known, low, step, enough, least, second, by):
                     qx = min(max(px, known[v, 0]), known[v, 2])
                     qy = min(max(py, known[v, 1]), known[v, 3])
                     value = _sample(distance[v], qx, qy)
-                    beyond = abs(px - qx) + abs(py - qy)
-                    if beyond > 0.0:
-                        if value > 0.0:
-                            continue
+                    beyond = max(abs(px - qx), abs(py - qy))
+                    if value <= 0.0:
+                        inward = np.inf  # background at the border goes on as background
                         value -= beyond
-                    voices += 1
+                    elif beyond > 0.0:
+                        inward = -beyond * w / focal[v]
+                    else:
+                        inward = min(px - known[v, 0], known[v, 2] - px, py - known[v, 1], known[v, 3] - py)
+                        inward *= w / focal[v]
+                    _keep_largest(reach, inward)
+                    if inward < 0.0:
+                        continue
                     value *= w / focal[v]
                     if value < first:
                         next_ = first
                         first, view = value, v
                     elif value < next_:
                         next_ = value
-                if voices < enough:
-                    first, next_, view = min(first, -step), -step, -1
+                known_to = max(reach[0], -10.0 * step)
+                if known_to < first:
+                    first, next_, view = known_to, known_to, -1
                 least[ix, iy, iz] = first
-                second[ix, iy, iz] = next_
+                second[ix, iy, iz] = min(next_, known_to)
                 by[ix, iy, iz] = view
+
+
+@numba.njit(cache=True, nogil=True)
+def _keep_largest(kept, value):
+    """Insert into a short list of the largest so far, sorted, the least first."""
+    if value <= kept[0]:
+        return
+    at = 0
+    while at + 1 < kept.shape[0] and kept[at + 1] < value:
+        kept[at] = kept[at + 1]
+        at += 1
+    kept[at] = value
 
 
 @numba.njit(cache=True, nogil=True)

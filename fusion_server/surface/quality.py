@@ -26,8 +26,7 @@ def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Qua
     shape, observation = seen.shape, seen.observation
     overlap, per_view = _overlap(seen.raster, observation)
     residual = _residual(seen)
-    corner_normal = shape.normals[topology.faces].sum(1)
-    inverted = int(((corner_normal * shape.face_normals).sum(1) < 0).sum())
+    inverted = int(shape.folded(topology).sum())
     best_overlap = reference.silhouette_iou if reference else max(overlap, 0.95)
     best_residual = reference.normal_residual_deg if reference else 0.0
     confidence = (

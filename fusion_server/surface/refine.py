@@ -14,7 +14,7 @@ from fusion_server.surface.contour import ContourRows, add_contours, contour_row
 from fusion_server.surface.fuse import Fused, fuse_normals
 from fusion_server.surface.photometric import Pictures, Positions, photometric_positions, pictures
 from fusion_server.surface.silhouette import Silhouettes, silhouettes, within_pictures
-from fusion_server.surface.solve import Shape, System, Topology, relaxed
+from fusion_server.surface.solve import Shape, System, Topology, relaxed, unfolded
 from geometry.rasterize.base import Raster, Rasterizer
 from protocol.calibration import Camera
 
@@ -183,7 +183,7 @@ def refine(
     system.add_membrane((_MEMBRANE / shape.edge) ** 2, 1 / _DAMPING**2)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
-    vertices = relaxed(moved, topology, step.relax)
+    vertices = unfolded(relaxed(moved, topology, step.relax), topology)
     clock.lap("solve")
     return vertices, held
 

@@ -83,6 +83,10 @@ class Shape:
         edge = _shape(vertices, topology.faces, normals, face_normals, areas)
         return cls(vertices, normals, face_normals, areas, edge)
 
+    def folded(self, topology: Topology) -> np.ndarray:
+        """Faces that are turned against the normals of their vertices.  # F bool"""
+        return np.einsum("fki,fi->f", self.normals[topology.faces], self.face_normals) < 0
+
 
 class System:
     """Normal equations A d = b for the displacements d (P,), metres."""
@@ -131,6 +135,40 @@ def relaxed(shape: Shape, topology: Topology, share: float) -> np.ndarray:
     out = np.empty_like(shape.vertices)
     _relax(shape.vertices, shape.normals, topology.start, topology.neighbour, share, out)
     return out
+
+
+def unfolded(vertices: np.ndarray, topology: Topology, rounds: int = 3) -> np.ndarray:
+    """Vertices (P, 3) with the surroundings of faces that are turned against their vertices' normals smoothed.
+
+    A fold keeps itself: its faces are hidden or seen from behind, so no pixel votes for them. Smoothing it away gives
+    them back to the views.  # P,3
+    """
+    for _ in range(rounds):
+        shape = Shape.of(vertices, topology)
+        folded = shape.folded(topology)
+        if not folded.any():
+            return vertices
+        marked = np.zeros(len(vertices), np.bool_)
+        marked[topology.faces[folded]] = True
+        vertices = shape.vertices.copy()
+        _smooth_marked(shape.vertices, topology.start, topology.neighbour, marked, vertices)
+    return vertices
+
+
+@numba.njit(cache=True, nogil=True)
+def _smooth_marked(x, start, neighbour, marked, out):
+    for i in range(x.shape[0]):
+        near = marked[i]
+        for n in range(start[i], start[i + 1]):
+            near |= marked[neighbour[n]]
+        if not near:
+            continue
+        count = start[i + 1] - start[i]
+        for axis in range(3):
+            total = 0.0
+            for n in range(start[i], start[i + 1]):
+                total += x[neighbour[n], axis]
+            out[i, axis] = 0.5 * x[i, axis] + 0.5 * total / count
 
 
 @numba.njit(cache=True, nogil=True)

@@ -18,7 +18,9 @@ from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 
 _WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=1.5e-3)
+_MOVED = Step(gate=20.0, scale=10e-3, relax=0.1, reach=3e-3, halvings=1)
 _WIDE = Step(gate=20.0, scale=10e-3, relax=0.2, reach=2e-3)
+_FAST = 3e-3  # metres from one frame to the next
 _FITTED = 3e-3  # metres: an old topology whose 95th percentile is nearer than this to a new keyframe has been recovered
 
 
@@ -72,6 +74,8 @@ class SurfaceTracker:
         )
         clock.lap("rigid")
         steps = (_WARM,) * self._settings.iterations
+        if np.linalg.norm(vertices - self._track.vertices, axis=1).max() > _FAST:
+            steps = (_MOVED, *steps)  # a head that moves this much does not move as one piece
         candidate = self._candidate(frame, self._track, vertices, steps)
         if "lost" in candidate.quality.flags:
             return self._recover(frame, self._track)

@@ -14,7 +14,7 @@ from fusion_server.surface.contour import add_contours, contour_rows
 from fusion_server.surface.photometric import photometric_positions
 from fusion_server.surface.refine import Clock, Step, look, observe, refine
 from fusion_server.surface.rigid import follow_rigid, rigid_step
-from fusion_server.surface.solve import Shape, System, Topology, relaxed
+from fusion_server.surface.solve import Shape, System, Topology, relaxed, unfolded
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh, face_normals, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
@@ -111,6 +111,20 @@ def test_relaxing_stays_in_the_surface():
     moved = relaxed(shape, topology, 0.5) - shape.vertices
     assert np.abs((moved * shape.normals).sum(1)).max() < 1e-12
     assert np.linalg.norm(moved, axis=1).max() > 0.005
+
+
+def test_a_fold_is_smoothed_away_and_the_rest_left_alone():
+    sphere = icosphere(3)
+    topology = Topology.of(sphere.faces, len(sphere.vertices))
+    vertices = sphere.vertices.copy()
+    neighbour = topology.neighbour[topology.start[100]]
+    vertices[100] += 2.5 * (sphere.vertices[neighbour] - sphere.vertices[100])  # over its neighbour and beyond
+    assert Shape.of(vertices, topology).folded(topology).sum() >= 1
+    flat = unfolded(vertices, topology, rounds=10)
+    assert not Shape.of(flat, topology).folded(topology).any()
+    far = np.linalg.norm(sphere.vertices - sphere.vertices[100], axis=1) > 0.8
+    np.testing.assert_array_equal(flat[far], vertices[far])
+    assert unfolded(sphere.vertices, topology) is sphere.vertices
 
 
 def test_fused_normals_are_those_of_the_subject(scene):
