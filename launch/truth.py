@@ -15,7 +15,7 @@ from geometry.rasterize import make_rasterizer
 from geometry.visibility import views_of
 from protocol.capture_folder import CaptureFolder
 
-PERIOD = 2.0  # seconds between two measurements: each costs a good part of a second of one core
+PERIOD = 5.0  # seconds between two measurements: each costs over half a second of a core that the mesh could use
 SAMPLES = 2000  # vertices of the live mesh that are measured
 SEEN_BY = 2  # cameras: what fewer see (a neck's cut, what lies below the pictures) is closed by guess, not measured
 
