@@ -111,7 +111,7 @@ class SurfaceTracker:
         try:
             mesh, iterations = make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         except SurfaceError:
-            return self._lost(frame, candidate.quality, len(steps))
+            return self._lost(frame, track, candidate.quality, len(steps))
         start = fitted(track.vertices, track.topology, mesh)
         frame.clock.lap("fit")
         candidate = self._candidate(frame, track, start, (_WARM,) * 4)
@@ -130,7 +130,7 @@ class SurfaceTracker:
         frame.clock.lap("check")
         if "lost" in quality.flags:
             if self._track is not None:
-                return self._lost(frame, quality, iterations)
+                return self._lost(frame, self._track, quality, iterations)
             raise SurfaceError(
                 f"no surface fits this frame: the best overlaps the masks by {quality.silhouette_iou:.0%} and its "
                 f"normals are off by {quality.normal_residual_deg:.0f} degrees; check calibration and masks"
@@ -147,10 +147,10 @@ class SurfaceTracker:
             quality = replace(quality, flags=(flag, *quality.flags))
         return _surface(candidate.track, kind, quality, frame, iterations)
 
-    def _lost(self, frame: _Frame, quality: Quality, iterations: int) -> SurfaceFrame:
+    def _lost(self, frame: _Frame, track: _Track, quality: Quality, iterations: int) -> SurfaceFrame:
         flags = ("lost", *(flag for flag in quality.flags if flag != "lost"))
         quality = replace(quality, confidence=0.0, flags=flags)
-        return _surface(self._track, "warm", quality, frame, iterations)
+        return _surface(track, "warm", quality, frame, iterations)
 
 
 @dataclass(frozen=True, eq=False)
