@@ -18,8 +18,8 @@ from geometry.remesh import edge_length_for, remesh
 _FIRST = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=2)
 _SECOND = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=1)
 _THIRD = Step(gate=10.0, scale=4e-3, relax=0.3, reach=2e-3, halvings=1)
-_NEAR = Step(gate=10.0, scale=4e-3, relax=0.3, reach=2e-3)
-_CLOSE = Step(gate=10.0, scale=4e-3, relax=0.3, reach=1.5e-3)
+_NEAR = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
+_CLOSE = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
 
 
 def make_keyframe(

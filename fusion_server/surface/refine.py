@@ -20,10 +20,10 @@ from protocol.calibration import Camera
 
 _DISAGREEMENT = 1.5  # a fused normal's error over the spread of its votes: errors that views share do not show in it
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
-_WORST_MISFIT = (
-    2.0  # times the best case: without a bound, a surface that biased normals drag off would let go of masks
-)
+_WORST_MISFIT = 2.0  # times the best case: a surface that biased normals drag off must not let go of its masks
 _OVERLAP = 1.5  # neighbours' patches overlap, so each position knows less than its variance says
+_PULL = 2.5  # normals lose trust where pictures pull by more than 1 / this of a standard deviation, in the median
+_WORST_DOUBT = 4.0  # times what their spread says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
 _BORDER = 6.0  # pixels of the finest maps: nearer the picture's border, a vertex counts as leaving it
@@ -162,9 +162,6 @@ def refine(
     clock.lap("fuse")
     within = within_pictures(shape.vertices, observation.rig, observation.outlines, _BORDER * observation.scale)
     system = System(topology)
-    weight = fused.weight * np.where(within[topology.faces].all(1), 1, _BEYOND)
-    system.add_normals(shape, fused.normal, weight / sigma_normal(fused, settings) ** 2)
-    clock.lap("assemble")
     rows = contours(seen, topology, step.gate, step.scale, settings)
     rows = replace(rows, weight=rows.weight * np.where(within[topology.edges[rows.edge]].all(1), 1, _BEYOND))
     add_contours(system, shape, topology, rows)
@@ -177,9 +174,15 @@ def refine(
             shape, topology, compared, observation.rig, seen.raster.depth, step.reach, step.step
         )
         clock.lap("photometric")
+    trusted = sigma_normal(fused, settings)
     if held is not None:
-        variance = settings.sigma_photometric**2 + _OVERLAP * held.variance
-        system.add_points(((held.points - shape.vertices) * shape.normals).sum(1), within / variance)
+        want = ((held.points - shape.vertices) * shape.normals).sum(1)
+        best = settings.sigma_photometric**2
+        system.add_points(want, within / (best + _OVERLAP * held.variance))
+        trusted *= _doubt(want[within], best + held.variance[within])
+    weight = fused.weight * np.where(within[topology.faces].all(1), 1, _BEYOND)
+    system.add_normals(shape, fused.normal, weight / trusted**2)
+    clock.lap("assemble")
     system.add_membrane((_MEMBRANE / shape.edge) ** 2, 1 / _DAMPING**2)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
@@ -208,6 +211,19 @@ def contours(seen: Look, topology: Topology, gate: float, scale: float, settings
 def sigma_normal(fused: Fused, settings: SurfaceSettings) -> float:
     """What to trust this frame's fused normals with, radians: the best case, or what the spread of votes suggests."""
     return max(settings.sigma_normal, _DISAGREEMENT * fused.disagreement())
+
+
+def _doubt(want: np.ndarray, variance: np.ndarray) -> float:
+    """By how much normals are to be trusted less, from 1 up: how far pictures want to move a surface, in sigmas.
+
+    Errors that the network makes alike in all views do not show as disagreement between them, but they keep the surface
+    from where the pictures say that it is.
+    """
+    found = np.isfinite(variance)
+    if not found.any():
+        return 1.0
+    pull = float(np.median(np.abs(want[found]) / np.sqrt(variance[found])))
+    return float(np.clip(_PULL * pull, 1, _WORST_DOUBT))
 
 
 def _halved(camera: Camera) -> Camera:

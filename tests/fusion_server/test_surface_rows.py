@@ -230,6 +230,25 @@ def test_an_iteration_brings_a_wrong_surface_nearer(scene):
     assert np.median(index.distances(again)) < first
 
 
+def test_normals_that_all_views_have_wrong_alike_yield_to_pictures(scene):
+    """A network's own idea of a shape: every view sees rings that are not there, and they agree."""
+    mesh, _, _, topology = scene
+    ringed = Mesh(mesh.vertices * (1 - 0.1 * np.cos(70 * mesh.vertices[:, 1:2])), mesh.faces)
+    views = [
+        replace(view, normal=false.normal)
+        for view, false in zip(scene[1], views_of(ringed, skin(4), CAMERAS, fine=3), strict=True)
+    ]
+    step, index = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3), SurfaceIndex(mesh)
+    errors = []
+    for photometric in (True, False):
+        observation, vertices = observe(views, photometric), mesh.vertices
+        for _ in range(6):
+            vertices, _ = refine(vertices, topology, observation, RASTERIZER, step, SETTINGS, Clock())
+        errors.append(np.median(index.distances(vertices)))
+    assert errors[0] < 0.2e-3
+    assert errors[1] > 2 * errors[0]
+
+
 def test_the_rigid_step_of_a_surface_in_place_is_nearly_none(scene):
     mesh, _, observation, topology = scene
     step = rigid_step(look(mesh.vertices, topology, observation, RASTERIZER), topology, SETTINGS)
