@@ -19,7 +19,7 @@ from launch.local import Child
 from launch.reconstruct import Job, reconstruct
 from models.synthetic.bake import bake_capture
 from protocol.capture_folder import CaptureFolder
-from protocol.rig import CameraConfig, NormalsConfig, Rig, ServerConfig, SurfaceConfig, load_rig, save_rig
+from protocol.rig import CameraConfig, NormalsConfig, Rig, ServerConfig, SurfaceConfig, SyncConfig, load_rig, save_rig
 
 SURFACE = SurfaceConfig(vertices=3000)
 NORMALS = NormalsConfig(engine="openvino", size=128, precision="f32")
@@ -68,6 +68,9 @@ def make_rig(path: Path, capture: CaptureFolder) -> Rig:
         server=ServerConfig(data_port=data, control_port=control, preview_port=preview, takes=path.parent / "takes"),
         normals=NORMALS,
         surface=SURFACE,
+        # Complete sets only: what is compared saw all six pictures, and a set without a node that is still starting would
+        # make another keyframe.
+        sync=SyncConfig(min_cameras=len(capture.calibration.cameras)),
     )
     save_rig(rig, path)
     return load_rig(path)
