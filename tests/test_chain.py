@@ -68,7 +68,7 @@ def make_rig(path: Path, capture: CaptureFolder) -> Rig:
         server=ServerConfig(data_port=data, control_port=control, preview_port=preview, takes=path.parent / "takes"),
         normals=NORMALS,
         surface=SURFACE,
-        # Complete sets only: what is compared saw all six pictures, and a set without a node that is still starting would
+        # Complete sets only: what is compared saw all six pictures; a set without a node that still starts would
         # make another keyframe.
         sync=SyncConfig(min_cameras=len(capture.calibration.cameras)),
     )
