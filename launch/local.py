@@ -28,6 +28,7 @@ class Child:
 
     def __init__(self, name: str, arguments: list[str], on_line: Callable[[str, str], None]) -> None:
         self.name = name
+        self._asked = False
         environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "launch.cli", *arguments],
@@ -52,10 +53,20 @@ class Child:
         """None while it runs."""
         return self.process.poll()
 
+    def ask_to_end(self) -> None:
+        """Ask it to end, once however often this is called, and do not wait.
+
+        A second SIGTERM can meet a Python that is shutting down and has no handler any more; it would kill a process
+        that was ending cleanly.
+        """
+        if self.returncode is None and not self._asked:
+            self._asked = True
+            self.process.terminate()
+
     def end(self, grace: float = _GRACE) -> int:
         """Ask it to end, insist after ``grace`` seconds; returns its exit status."""
+        self.ask_to_end()
         if self.returncode is None:
-            self.process.terminate()
             try:
                 self.process.wait(grace)
             except subprocess.TimeoutExpired:
@@ -86,8 +97,7 @@ class LocalRig:
 
     def __exit__(self, *_: object) -> None:
         for node in self.nodes:
-            if node.returncode is None:
-                node.process.send_signal(signal.SIGTERM)
+            node.ask_to_end()
         for node in self.nodes:
             node.end()
         if self.server:

@@ -123,7 +123,7 @@ def test_the_wire_changes_nothing_and_a_take_becomes_usd(capture, offline, tmp_p
         statuses = server.status()
     finally:
         for node in nodes:
-            node.process.terminate()
+            node.ask_to_end()
         codes = [node.end() for node in nodes]
         server.stop()
     assert codes == [0] * len(nodes), lines

@@ -65,6 +65,19 @@ def test_a_node_ends_cleanly_when_asked(rig):
     assert not any("Traceback" in line for line in lines)
 
 
+def test_a_child_is_asked_to_end_once(monkeypatch, rig):
+    """A second SIGTERM would kill a Python that is shutting down, and a clean end would look like a crash."""
+    lines, asked = [], []
+    child = Child("pc0", ["node", str(rig), "--name", "pc0"], lambda name, line: lines.append(line))
+    until(lambda: lines)
+    terminate = child.process.terminate
+    monkeypatch.setattr(child.process, "terminate", lambda: (asked.append(1), terminate()))
+    child.ask_to_end()
+    child.ask_to_end()
+    assert child.end() == 0
+    assert asked == [1]
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's word of a parent's death is Linux's")
 def test_a_killed_parent_leaves_no_orphan(rig):
     parent = subprocess.Popen(
