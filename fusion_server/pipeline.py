@@ -140,7 +140,7 @@ class Pipeline:
             threading.Thread(target=self._surface, name="surface"),
         ]
         self.meter = Meter()
-        self.failure: BaseException | None = None  # a stage died of a bug: the server must end, and say so
+        self.failure: Exception | None = None  # a stage died of a bug: the server must end, and say so
         self.faults = 0
         self._said: dict[str, float] = {}
 
@@ -203,7 +203,7 @@ class Pipeline:
                 stage()
             except HeadstreamError as error:
                 self._fault(str(error))
-            except BaseException as error:
+            except Exception as error:
                 log.exception("a stage of the pipeline failed")
                 self.failure = error
                 self._stop.set()

@@ -50,7 +50,7 @@ def demo(
 @app.command()
 def up(
     rig: RigPath,
-    record: Annotated[str | None, typer.Option(metavar="SLATE", help="record a take from the first mesh on")] = None,
+    record: Annotated[str | None, typer.Option(metavar="SLATE", help="record a take from the first frame on")] = None,
 ) -> None:
     """Every process of a rig on this machine, until Ctrl-C."""
     from launch.up import run_up
@@ -74,7 +74,7 @@ def node(rig: RigPath, name: Annotated[str, typer.Option(help="which of the rig'
 def serve(
     rig: RigPath,
     preview: Annotated[bool, typer.Option(help="serve the browser preview")] = True,
-    record: Annotated[str | None, typer.Option(metavar="SLATE", help="record a take from the first mesh on")] = None,
+    record: Annotated[str | None, typer.Option(metavar="SLATE", help="record a take from the first frame on")] = None,
     truth: Annotated[Path | None, typer.Option(help="the capture that is replayed, to measure against")] = None,
     as_json: JsonFlag = False,
 ) -> None:

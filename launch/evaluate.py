@@ -66,7 +66,7 @@ def table(scores: dict[str, Any]) -> str:
         if isinstance(value, float):
             name, _, unit = key.rpartition("_")
             shown = f"{value:.3f}" if unit not in units else f"{value:.2f} {units[unit]}"
-            lines.append(f"  {(name if unit in units else key).replace('_', ' '):<32}{shown}")
+            lines.append(f"  {(name if unit in units else key).replace('_', ' '):<38}{shown}")
     return "\n".join(lines)
 
 
@@ -83,10 +83,12 @@ def _meshes(result: Path) -> Iterator[Scored]:
 def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Callable[[int, int], None]) -> dict:
     cameras = [without_distortion(camera) for camera in folder.calibration.cameras]
     rasterizer = make_rasterizer("cpu")
-    medians, tails, normals = [], [], []
+    medians, tails, normals, whole = [], [], [], []
     for done, item in enumerate(scored, start=1):
         ours = item.mesh()
         truth = true_mesh(folder, _position(item.frame, folder))
+        everywhere = 1e3 * SurfaceIndex(truth).distances(ours.vertices, limit=POINTS)
+        whole.append((float(np.median(everywhere)), float(np.percentile(everywhere, 95))))
         chosen = np.flatnonzero(views_of(ours.vertices, ours.faces, cameras, rasterizer) >= SEEN_BY)
         if not len(chosen):
             raise HeadstreamError(f"mesh {item.frame}: no part of it is seen by {SEEN_BY} cameras of {folder.root}")
@@ -102,6 +104,8 @@ def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Calla
         "surface_median_mm": float(np.mean(medians)),
         "surface_worst_median_mm": float(np.max(medians)),
         "surface_95_mm": float(np.mean(tails)),
+        "surface_with_unseen_parts_median_mm": float(np.mean([median for median, _ in whole])),
+        "surface_with_unseen_parts_95_mm": float(np.mean([tail for _, tail in whole])),
         "mesh_normals_mean_deg": float(np.mean(normals)),
     }
 

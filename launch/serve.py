@@ -29,7 +29,7 @@ def serve(
 ) -> int:
     """Run until asked to stop; returns the exit status, 1 when the pipeline died of a bug.
 
-    ``record`` names the slate of a take that starts with the first mesh. ``truth`` is the capture folder that the rig
+    ``record`` names the slate of a take that starts with the first frame. ``truth`` is the capture folder that the rig
     replays, to measure against.
     """
     stop = until_asked_to_stop()
@@ -39,12 +39,10 @@ def serve(
     if monitor:
         server.pipeline.observe(monitor.offer)
         monitor.start()
+    recorded = server.record(record) if record else None  # before the first frame: the keyframe belongs to the take
     server.start()
-    recorded = None
     try:
         while not stop.wait(1.0) and server.failure is None:
-            if record and recorded is None and server.pipeline.meter.total:
-                recorded = server.record(record)
             if monitor:
                 server.annotate(**monitor.status())
             say(server.status())

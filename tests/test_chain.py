@@ -99,6 +99,7 @@ def test_evaluate_measures_what_reconstruct_wrote(capture, offline):
 
     scores = evaluate(offline[0], capture.root, None, lambda done, total: None)
     assert 0 < scores["surface_median_mm"] < 2.0
+    assert scores["surface_with_unseen_parts_95_mm"] > scores["surface_95_mm"]  # the cut below the pictures is a guess
     assert 0 < scores["normals_mean_deg"] < 40 and scores["mask_iou"] > 0.8
     assert "mm" in table(scores) and "deg" in table(scores)
 
