@@ -10,8 +10,9 @@ not hold them up. So are the oldest where too many wait.
 
 Counters that restart. A camera's trigger or block counter starts again when the camera does, and wraps early where it
 has 16 bits. A counter that goes back while the camera's time goes on is given a new base, found from the time: the
-index of the set whose capture time is the same, else one extrapolated from the newest. The same is done for a camera
-whose counter is far from that of the others at the same moment, when its clock is known well enough to say so.
+index that most cameras have at the same moment, else one extrapolated from the newest. The same is done for a camera
+whose counter is far from that of most others at the same moment, as far as clocks are known well enough to say so: in
+the first seconds of a busy machine an offset can be wrong by several exposures, and says so in its sigma.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from protocol.messages import Frame, FrameHeader
 
 MODES = ("trigger", "time")
 _GROSS = 2  # triggers by which a counter may differ from what the time says before it is taken to have restarted
+_CLEARLY = 4  # parts of the tolerance: closer than one of them to the nearest frame is as near
 _SILENT = 10  # a camera that has been quiet for this many waiting times is not waited for
-_REMEMBERED = 16  # emitted sets whose index and time are kept to place a restarted counter
+_REMEMBERED = 16  # frames of a camera, and sets, whose index and time are kept to place a restarted counter
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,13 @@ class _Waiting:
     arrived_ns: int
 
 
+@dataclass(frozen=True)
+class _Moment:
+    capture_ns: int
+    index: int
+    sure: bool  # the camera's clock was known well enough to say so
+
+
 @dataclass
 class _Lane:
     waiting: list[_Waiting] = field(default_factory=list)  # ascending keys
@@ -73,6 +82,13 @@ class _Lane:
     base: int = 0  # index = trigger + base
     newest_trigger: int | None = None
     newest_capture_ns: int = 0
+    moments: deque[_Moment] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))  # since the base was moved
+
+    def nearest(self, capture_ns: int, sure: bool) -> tuple[int, int] | None:
+        """(nanoseconds away, index) of the frame nearest to a time; ``sure``: of those whose clock was known."""
+        return min(
+            ((abs(m.capture_ns - capture_ns), m.index) for m in self.moments if m.sure or not sure), default=None
+        )
 
 
 class Synchronizer:
@@ -228,42 +244,76 @@ class Synchronizer:
         """The set's index that a frame's trigger stands for; moves the lane's base when the counter restarted."""
         if header.trigger is None:
             return None
-        at = header.capture_ns
+        at, sure = header.capture_ns, self._sure(header)
         index = header.trigger + lane.base
         backwards = lane.newest_trigger is not None and header.trigger <= lane.newest_trigger
         restarted = backwards and at > lane.newest_capture_ns + self._tolerance_ns
+        passed = self._closed is not None and index <= self._closed
         placed = None
-        if restarted or header.offset_sigma_ns <= self._tolerance_ns:
-            placed = self._index_at(lane, at)
-            if placed is None and (restarted or (self._closed is not None and index <= self._closed)):
+        if restarted or sure:
+            placed = self._index_at(lane, at, None if backwards or passed else index, sure)
+            if placed is None and (restarted or passed):
                 placed = self._extrapolated(at)
-        moved = placed is not None and placed != index and (restarted or abs(placed - index) > _GROSS)
-        if placed is not None and moved:
+            if placed is None and lane.moments and lane.moments[-1].sure:
+                # The first to arrive at each exposure learns from the last exposure what the others call it.
+                before = lane.moments[-1]
+                then = self._index_at(lane, before.capture_ns, before.index, sure)
+                placed = None if then is None else index + then - before.index
+        if placed is not None and placed != index and (restarted or abs(placed - index) > _GROSS):
             lane.base += placed - index
+            lane.moments.clear()
+            if not restarted:
+                self._shift(lane, placed - index)
             index = placed
             self.counters.restarts += 1
         if restarted or not backwards:
             lane.newest_trigger, lane.newest_capture_ns = header.trigger, at
+        lane.moments.append(_Moment(at, index, sure))
         return index
 
-    def _known(self, without: _Lane | None = None) -> list[tuple[int, int]]:
-        """(index, capture_ns) of recent sets and of frames that wait."""
-        waiting = [
-            (item.key, item.frame.header.capture_ns)
-            for lane in self._lanes.values()
-            if lane is not without
-            for item in lane.waiting
-        ]
-        return [*self._recent, *waiting]
+    def _shift(self, lane: _Lane, by: int) -> None:
+        """Give the frames that wait the base that they should have had."""
+        moved = [_Waiting(item.key + by, item.frame, item.arrived_ns) for item in lane.waiting]
+        lane.waiting = [item for item in moved if self._closed is None or item.key > self._closed]
+        lane.newest_key = None if lane.newest_key is None else lane.newest_key + by
+        for item in moved[: len(moved) - len(lane.waiting)]:
+            self.counters.late += 1
+            self.counters.late_by_camera[item.frame.header.camera] += 1
 
-    def _index_at(self, lane: _Lane, capture_ns: int) -> int | None:
-        """The index that other cameras have at this time, None where none is within the tolerance."""
-        near = min(self._known(without=lane), key=lambda known: abs(known[1] - capture_ns), default=None)
-        return near[0] if near is not None and abs(near[1] - capture_ns) <= self._tolerance_ns else None
+    def _sure(self, header: FrameHeader) -> bool:
+        """Whether a frame's time is known well enough to tell one exposure from the next."""
+        return header.offset_sigma_ns <= self._tolerance_ns
+
+    def _index_at(self, lane: _Lane, capture_ns: int, own: int | None, sure: bool) -> int | None:
+        """The index that most cameras have at this time; None when no other camera was there within the tolerance.
+
+        own: the index by the camera's own counter, one voice among the others'; None when it is not worth one. sure:
+        listen only to what was said with a known clock. A camera whose nearest frame is clearly further than another's
+        has yet to tell of this moment. Of equals the voice of the rig's first camera counts, once all have spoken, so
+        that two cameras cannot follow each other.
+        """
+        near = {place: other.nearest(capture_ns, sure) for place, other in enumerate(self._lanes.values())}
+        heard = {place: found for place, found in near.items() if found and found[0] <= self._tolerance_ns}
+        lanes = list(self._lanes.values())
+        heard.pop(lanes.index(lane), None)
+        if not heard:
+            return None
+        closest = min(heard.values())[0]
+        voices: dict[int, list[int]] = {}  # index -> places in the rig of the cameras that have it
+        for place, (away, index) in sorted(heard.items()):
+            if away <= closest + self._tolerance_ns // _CLEARLY:
+                voices.setdefault(index, []).append(place)
+        if own is not None:
+            voices[own] = sorted([*voices.get(own, []), lanes.index(lane)])
+        spoken = sum(map(len, voices.values()))
+        best = max(voices, key=lambda index: (len(voices[index]), -voices[index][0]))
+        if own is not None and len(voices[own]) == len(voices[best]) and spoken < len(self._lanes):
+            return own
+        return best
 
     def _extrapolated(self, capture_ns: int) -> int | None:
         """The index that the rate of recent sets gives for this time, None for a time that has passed."""
-        known = self._known()
+        known = [*self._recent, *((m.index, m.capture_ns) for lane in self._lanes.values() for m in lane.moments)]
         if not known:
             return None
         newest, newest_ns = max(known)

@@ -347,3 +347,33 @@ def test_what_waits_is_bounded_in_bytes():
 def test_a_bad_mode_is_refused():
     with pytest.raises(ValueError, match="trigger, time"):
         Synchronizer(CAMERAS, "magic", 0, 0)
+
+
+def test_clocks_that_are_not_known_yet_move_no_counter():
+    """At a busy start some offsets are guessed with 60 ms of doubt; the next ones are good. All triggers are right."""
+    sync = synchronizer()
+    sets = []
+    for i in range(12):
+        for k, name in enumerate(CAMERAS):
+            settled = k == 0 or i >= 5 + k
+            off = 0 if settled else 3 * PERIOD
+            item = frame(name, 100 + i, START + i * PERIOD + off, i, sigma_ns=20_000 if settled else 60 * MS)
+            sets += sync.add(item, i * PERIOD + k * MS)
+    assert [made.index for made in sets] == [100 + i for i in range(12)]
+    assert sync.counters.restarts == 0
+    assert all(f.header.trigger == made.index for made in sets for f in made.frames.values())
+
+
+@pytest.mark.parametrize("first", CAMERAS)
+def test_one_wrong_counter_does_not_move_the_others(first):
+    """A camera that counts three too many and whose frames arrive first is the one that is moved."""
+    sync = synchronizer()
+    sets = []
+    order = (first, *(name for name in CAMERAS if name != first))
+    for i in range(12):
+        for k, name in enumerate(order):
+            trigger = 100 + i + (3 if name == first else 0)
+            sets += sync.add(frame(name, trigger, START + i * PERIOD + k * 1000, i), i * PERIOD + k * MS)
+    assert [made.index for made in sets[-8:]] == [104 + i for i in range(8)]
+    assert all(not made.missing and made.spread_ns < MS for made in sets[-8:])
+    assert sync.counters.restarts == 1
