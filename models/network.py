@@ -15,6 +15,10 @@ Parts, and why each is there:
   head also subtracts a learned multiple of the squared reciprocal product of the two rays (zero when they meet), so
   that tokens find their epipolar lines from the first step on. There is no view index: any number of views in any
   order.
+- **Points** (``points``): after each look across the views every token says how far along its ray the surface is, and
+  is told so by the truth in training: that is what makes it match views and not only average them. From the second
+  look on, tokens also attend by the squared distance between their points, and are told where, in their own ray frame,
+  the points that they attended to lie on average: what other views triangulated bends the surface here.
 - **Decoder**: additive skips and plain 3 x 3 convolutions (faster than depthwise at few channels), to stride 2; the
   last convolution predicts 2 x 2 pixels at once (sub-pixel), a learned upsampling at a fraction of the cost of a convex
   one. It needs no rays of its own, because of the head:
@@ -52,6 +56,7 @@ class NetworkConfig:
     heads: int = 4
     blocks: int = 4  # alternating: view, rig, view, rig
     expansion: int = 2
+    points: bool = False  # coarse depth of every token, and attention between the points it gives
     decoder: tuple[int, int, int] = (96, 48, 32)  # channels at strides 8, 4, 2
 
     def to_dict(self) -> dict[str, object]:
@@ -136,9 +141,12 @@ class Encoder(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Pre-norm attention and MLP; tokens see all views, with camera geometry (``across``), or only their own."""
+    """Pre-norm attention and MLP; tokens see all views, with camera geometry (``across``), or only their own.
 
-    def __init__(self, dim: int, heads: int, expansion: int, across: bool) -> None:
+    points: tokens that look across also weigh how near their points in space are.
+    """
+
+    def __init__(self, dim: int, heads: int, expansion: int, across: bool, points: bool = False) -> None:
         super().__init__()
         self.heads, self.across, self.head_dim = heads, across, dim // heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -147,13 +155,17 @@ class AttentionBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, expansion * dim), nn.GELU(), nn.Linear(expansion * dim, dim))
         if across:
             self.sharpness = nn.Parameter(torch.linspace(0.0, 4.0, heads))  # log of the epipolar weight
+        if points:
+            self.closeness = nn.Parameter(torch.linspace(-1.0, 3.0, heads))  # log of the weight of squared distance
+            self.offset = nn.Linear(3 * heads, dim, bias=False)
+            nn.init.zeros_(self.offset.weight)
         for layer in (self.out, self.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02 / 2)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, frames: Tensor, lines: Tensor) -> Tensor:
-        """Tokens B,V,N,C; frames B,V,N,9; lines B,V,N,2,LINE_FEATURES."""
-        x = x + (self._across(x, frames, lines) if self.across else self._within(x))
+    def forward(self, x: Tensor, frames: Tensor, lines: Tensor, points: Tensor | None = None) -> Tensor:
+        """Tokens B,V,N,C; frames B,V,N,9; lines B,V,N,2,LINE_FEATURES; points B,V,N,3 in the rig frame."""
+        x = x + (self._across(x, frames, lines, points) if self.across else self._within(x))
         return x + self.mlp(self.norm2(x))
 
     def _within(self, x: Tensor) -> Tensor:
@@ -163,7 +175,7 @@ class AttentionBlock(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v)
         return self.out(y.transpose(1, 2).reshape(batch, views, count, dim))
 
-    def _across(self, x: Tensor, frames: Tensor, lines: Tensor) -> Tensor:
+    def _across(self, x: Tensor, frames: Tensor, lines: Tensor, points: Tensor | None = None) -> Tensor:
         batch, views, count, dim = x.shape
         total = views * count
         # Six groups of channels: x, y, z of vectors, and three of scalars. A head takes its share of every group.
@@ -176,11 +188,24 @@ class AttentionBlock(nn.Module):
         weight = self.sharpness.exp().to(q.dtype)[:, None, None]
         q = torch.cat([q * self.head_dim**-0.5, near[:, :, :, 0] * weight], -1)
         k = torch.cat([k, near[:, :, :, 1].expand(-1, self.heads, -1, -1)], -1)
-        v = F.pad(v, (0, LINE_FEATURES))  # fused attention wants one width
-        y = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : self.head_dim]  # B,h,VN,c
-        y = y.reshape(batch, self.heads, total, 6, -1).permute(0, 2, 3, 1, 4).reshape(batch, total, 1, 6, dim // 6)
+        if points is not None:  # -w |p_i - p_j|^2 but for what is the same for all j: w (2 p_i p_j - |p_j|^2)
+            place = points.reshape(batch, 1, total, 3).to(q.dtype)
+            weight = self.closeness.exp().to(q.dtype)[:, None, None]
+            q = torch.cat([q, 2 * weight * place, -weight.expand(batch, -1, total, 1)], -1)
+            here = torch.cat([place, place.square().sum(-1, keepdim=True)], -1).expand(-1, self.heads, -1, -1)
+            k = torch.cat([k, here], -1)
+            v = torch.cat([v, here[..., :3]], -1)
+        v = F.pad(v, (0, q.shape[-1] - v.shape[-1]))  # fused attention wants one width
+        seen = F.scaled_dot_product_attention(q, k, v, scale=1.0)  # B,h,VN,c
+        y = seen[..., : self.head_dim].reshape(batch, self.heads, total, 6, -1)
+        y = y.permute(0, 2, 3, 1, 4).reshape(batch, total, 1, 6, dim // 6)
         y = torch.cat([_rotate(y[:, :, :, :3], turn, inverse=True), y[:, :, :, 3:]], dim=3)
-        return self.out(y.reshape(batch, views, count, dim))
+        out = self.out(y.reshape(batch, views, count, dim))
+        if points is not None:
+            offset = (seen[..., self.head_dim : self.head_dim + 3] - place).permute(0, 2, 3, 1)  # B,VN,3,h
+            offset = _rotate(offset, turn[:, :, 0], inverse=True).reshape(batch, views, count, 3 * self.heads)
+            out = out + self.offset(offset)
+        return out
 
 
 class Decoder(nn.Module):
@@ -226,8 +251,13 @@ class NormalNetwork(nn.Module):
         self.embed = nn.Sequential(nn.Linear(TOKEN_FEATURES, dim), nn.GELU(), nn.Linear(dim, dim))
         self.norm_in, self.norm_out = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
-            AttentionBlock(dim, config.heads, config.expansion, across=i % 2 == 1) for i in range(config.blocks)
+            AttentionBlock(dim, config.heads, config.expansion, i % 2 == 1, config.points and i % 2 == 1 and i > 1)
+            for i in range(config.blocks)
         )
+        self.depths = nn.ModuleList(nn.Linear(dim, 1) for _ in range(config.blocks // 2 if config.points else 0))
+        for head in self.depths:
+            nn.init.zeros_(head.weight)
+            nn.init.constant_(head.bias, -0.4)  # in front of the middle of what the cameras look at
         self.decoder = Decoder(dim, config.decoder)
 
     def forward(
@@ -236,6 +266,16 @@ class NormalNetwork(nn.Module):
         """Pictures B,V,H,W,3 RGB 0..255 (uint8 or float) and ``rays.CameraInputs`` with a batch axis in front.
 
         H and W are multiples of 16. The mask is a logit.
+        """
+        return self.with_depths(images, direction, tokens, frames, lines)[0]
+
+    def with_depths(
+        self, images: Tensor, direction: Tensor, tokens: Tensor, frames: Tensor, lines: Tensor
+    ) -> tuple[NetworkOutput, list[Tensor]]:
+        """As ``forward``, and each token's depth (B, V, N) as it was known after every look across the views.
+
+        Depth is what ``rays.token_depth`` gives: in units of the rig, along the ray, from where it passes the rig's
+        middle. Without ``points`` the list is empty.
         """
         batch, views, height, width, _ = images.shape
         x = images.reshape(batch * views, height, width, 3).permute(0, 3, 1, 2).float()
@@ -247,12 +287,17 @@ class NormalNetwork(nn.Module):
         rows, columns = height // STRIDE, width // STRIDE
         x = x.flatten(2).transpose(1, 2).reshape(batch, views, rows * columns, -1)
         x = self.norm_in(x) + self.embed(tokens)
-        for block in self.blocks:
-            x = block(x, frames, lines)
+        depths: list[Tensor] = []
+        points = None
+        for i, block in enumerate(self.blocks):
+            x = block(x, frames, lines, points if block.across else None)
+            if self.config.points and block.across:
+                depths.append(self.depths[i // 2](x).squeeze(-1).float())
+                points = _points(tokens, depths[-1].detach())
         x = self.norm_out(x).reshape(batch * views, rows, columns, -1).permute(0, 3, 1, 2)
         raw = self.decoder(x, features).float().reshape(batch, views, 5, height, width)
         normal = F.normalize(_from_ray_frame(raw[:, :, :3], direction), dim=-1, eps=1e-6)
-        return NetworkOutput(normal, F.softplus(raw[:, :, 3]) + 0.05, raw[:, :, 4])
+        return NetworkOutput(normal, F.softplus(raw[:, :, 3]) + 0.05, raw[:, :, 4]), depths
 
     def infer(self, images: Tensor, direction: Tensor, tokens: Tensor, frames: Tensor, lines: Tensor) -> NetworkOutput:
         """As ``forward``, with the mask as a probability."""
@@ -267,6 +312,12 @@ def _rotate(vectors: Tensor, turn: Tensor, inverse: bool) -> Tensor:
     order = (0, 3, 6, 1, 4, 7, 2, 5, 8) if inverse else range(9)
     a, b, c, d, e, f, g, h, i = (m[k] for k in order)
     return torch.stack([a * x + b * y + c * z, d * x + e * y + f * z, g * x + h * y + i * z], -2)
+
+
+def _points(tokens: Tensor, depth: Tensor) -> Tensor:
+    """Where the tokens' rays are at a depth (B, V, N), in the rig frame.  # B,V,N,3"""
+    ray, moment = tokens[..., :3], tokens[..., 3:6]
+    return torch.linalg.cross(ray, moment) + depth[..., None] * ray
 
 
 def _from_ray_frame(normal: Tensor, direction: Tensor) -> Tensor:

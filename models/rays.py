@@ -69,6 +69,29 @@ def camera_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, widt
     return CameraInputs(*(np.ascontiguousarray(a, np.float32) for a in arrays))
 
 
+def token_depth(K: np.ndarray, R: np.ndarray, t: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """How far along each token's ray the surface is, in the rig's unit, from where the ray passes the rig's middle.
+
+    depth: (V, H, W) along the cameras' axes in the unit of t, 0 where nothing is. NaN for a token whose middle does not
+    lie on the subject, and for a single camera, whose rig frame has no scale.  # V,N
+    """
+    views, height, width = depth.shape
+    K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
+    half = STRIDE // 2
+    middles = depth.reshape(views, height // STRIDE, STRIDE, width // STRIDE, STRIDE)[
+        :, :, half - 1 : half + 1, :, half - 1 : half + 1
+    ].astype(np.float64)
+    known = (middles > 0).all((2, 4)) & (views > 1)
+    axial = np.where(known, middles.mean((2, 4)), np.nan).reshape(views, -1)
+    center, unit = rig_frame(K, R, t, height, width)
+    x = (np.arange(width // STRIDE) + 0.5) * STRIDE - 0.5
+    y = (np.arange(height // STRIDE) + 0.5) * STRIDE - 0.5
+    seen = _directions(np.linalg.inv(K), x, y).reshape(views, -1, 3)
+    world = np.einsum("vji,vnj->vni", R, seen)
+    eyes = -np.einsum("vji,vj->vi", R, t) - center
+    return axial / seen[..., 2] / unit + np.einsum("vni,vi->vn", world, eyes) / unit
+
+
 def rig_frame(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> tuple[np.ndarray, float]:
     """The point that the pictures' middles look at, and the mean radius of what they see there.  # 3
 

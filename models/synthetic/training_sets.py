@@ -3,7 +3,8 @@
     python -m models.synthetic.training_sets --out DIR --count 3000 --seed 1 --workers 1
 
 A set holds image uint8 (V, S, S, 3), normal int8 (V, S, S, 3) = round(127 n) in the camera's OpenCV frame, mask uint8
-(V, S, S) 0 or 255, K, R (V, 3, 3) and t (V, 3) float32, world metres.
+(V, S, S) 0 or 255, depth float16 (V, S, S) metres along the camera's axis and 0 where nothing is, K, R (V, 3, 3) and t
+(V, 3) float32, world metres.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def make_set(seed: int, index: int, views: int = 6, size: int = 256) -> dict[str
         "image": np.stack(images),
         "normal": np.stack([np.rint(rendering.normal * 127).astype(np.int8) for rendering in renderings]),
         "mask": np.stack(masks).astype(np.uint8) * np.uint8(255),
+        "depth": np.stack([rendering.depth for rendering in renderings]).astype(np.float16),
         "K": np.stack([camera.K for camera in cameras]).astype(np.float32),
         "R": np.stack([camera.R for camera in cameras]).astype(np.float32),
         "t": np.stack([camera.t for camera in cameras]).astype(np.float32),

@@ -20,6 +20,7 @@ class TrainConfig:
     data: tuple[Path, ...]  # folders of training sets; they may be empty yet and may grow
     validation: Path | None = None  # a folder of sets; without it every 25th set is held out
     captures: tuple[Path, ...] = ()  # capture folders with truth, scored at every validation and never trained on
+    start: Path | None = None  # a weights file to start from instead of ImageNet's
     minutes: float = 60.0  # wall time of the whole run, resumes included
     imagenet: bool = True
     seed: int = 0
@@ -64,8 +65,9 @@ def load_config(path: str | Path) -> TrainConfig:
         names = data.get(key, [])
         names = [names] if isinstance(names, str) else names
         data[key] = tuple(root / Path(str(name)).expanduser() for name in names)
-    if "validation" in data:
-        data["validation"] = root / Path(str(data["validation"])).expanduser()
+    for key in ("validation", "start"):
+        if key in data:
+            data[key] = root / Path(str(data[key])).expanduser()
     config = _build(TrainConfig, data, str(path))
     for key in ("size", "final_size"):
         if getattr(config, key) % 16 or getattr(config, key) <= 0:

@@ -1,8 +1,9 @@
 """Rendered multi-view sets on disk, and the batches that training draws from them.
 
 A data folder holds ``NNNNNN.npz`` files, one multi-view set each: ``image`` uint8 (V, S, S, 3), ``normal`` int8
-(V, S, S, 3) = round(127 n) in the camera frame, ``mask`` uint8 (V, S, S) 0 or 255, and pinhole cameras ``K``, ``R``,
-``t`` float32. Folders may grow while training runs.
+(V, S, S, 3) = round(127 n) in the camera frame, ``mask`` uint8 (V, S, S) 0 or 255, ``depth`` float16 (V, S, S) metres
+along the camera's axis and 0 where nothing is (it may be absent: such sets teach no depth), and pinhole cameras ``K``,
+``R``, ``t`` float32. Folders may grow while training runs.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.rays import CameraInputs, camera_inputs
+from models.rays import CameraInputs, camera_inputs, token_depth
 from protocol.errors import HeadstreamError
 
+_ARRAYS = ("image", "normal", "mask", "K", "R", "t")
 HOLD_OUT = 25  # where there is no validation folder, every 25th set is kept from training
 
 
@@ -35,11 +37,13 @@ class ViewSet:
     K: np.ndarray  # V,3,3
     R: np.ndarray  # V,3,3
     t: np.ndarray  # V,3
+    depth: np.ndarray | None = None  # V,S,S float16
 
     def choose(self, views: Sequence[int] | np.ndarray) -> ViewSet:
         """Some of the views, in the given order."""
         index = np.asarray(views)
-        return ViewSet(*(getattr(self, name)[index] for name in ("image", "normal", "mask", "K", "R", "t")))
+        depth = None if self.depth is None else self.depth[index]
+        return ViewSet(*(getattr(self, name)[index] for name in _ARRAYS), depth)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Batch:
     image: Tensor  # B,V,S,S,3 uint8
     normal: Tensor  # B,V,S,S,3 float32, zero where unknown
     mask: Tensor  # B,V,S,S float32
+    depth: Tensor  # B,V,N float32 of the tokens, as rays.token_depth; NaN where unknown
     cameras: tuple[Tensor, ...]  # rays.CameraInputs with a batch axis
 
 
@@ -56,7 +61,7 @@ def load_set(path: Path) -> ViewSet:
     """Read one set. Raises HeadstreamError when the file is not one."""
     try:
         with np.load(path) as data:
-            return ViewSet(*(data[name] for name in ("image", "normal", "mask", "K", "R", "t")))
+            return ViewSet(*(data[name] for name in _ARRAYS), data.get("depth"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise HeadstreamError(f"{path}: not a training set ({error})") from None
 
@@ -77,8 +82,15 @@ def make_batch(sets: Sequence[ViewSet]) -> Batch:
         image=torch.from_numpy(np.stack([s.image for s in sets])),
         normal=normal,
         mask=torch.from_numpy(np.stack([s.mask for s in sets])).float() / 255,
+        depth=torch.from_numpy(np.stack([_token_depth(s) for s in sets])),
         cameras=tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*cameras, strict=True)),
     )
+
+
+def _token_depth(views: ViewSet) -> np.ndarray:
+    """# V,N float32, NaN where unknown"""
+    depth = np.zeros_like(views.mask, np.float16) if views.depth is None else views.depth
+    return token_depth(views.K, views.R, views.t, depth).astype(np.float32)
 
 
 def camera_tensors(inputs: CameraInputs) -> tuple[Tensor, ...]:
@@ -111,7 +123,8 @@ def mirrored(views: ViewSet) -> ViewSet:
     K[:, 0, 1] *= -1
     normal = views.normal[:, :, ::-1] * np.array([-1, 1, 1], np.int8)
     image, mask = np.ascontiguousarray(views.image[:, :, ::-1]), np.ascontiguousarray(views.mask[:, :, ::-1])
-    return ViewSet(image, normal, mask, K, flip @ views.R @ flip, views.t @ flip)
+    depth = None if views.depth is None else np.ascontiguousarray(views.depth[:, :, ::-1])
+    return ViewSet(image, normal, mask, K, flip @ views.R @ flip, views.t @ flip, depth)
 
 
 def _resize(views: ViewSet, size: int, rng: np.random.Generator) -> ViewSet:
@@ -128,8 +141,8 @@ def _resize(views: ViewSet, size: int, rng: np.random.Generator) -> ViewSet:
         if exact:
             x, y = int(x), int(y)
         parts.append(_window(views, i, x, y, side, size, exact))
-    image, normal, mask, K = (np.stack(column) for column in zip(*parts, strict=True))
-    return replace(views, image=image, normal=normal, mask=mask, K=K)
+    image, normal, mask, K, *depth = (np.stack(column) for column in zip(*parts, strict=True))
+    return replace(views, image=image, normal=normal, mask=mask, K=K, depth=depth[0] if depth else None)
 
 
 def _window(views: ViewSet, i: int, x: float, y: float, side: float, size: int, exact: bool) -> tuple[np.ndarray, ...]:
@@ -140,16 +153,19 @@ def _window(views: ViewSet, i: int, x: float, y: float, side: float, size: int, 
     K[1, 2] = (views.K[i, 1, 2] + 0.5 - y) * scale - 0.5
     if exact:
         window = np.s_[int(y) : int(y) + size, int(x) : int(x) + size]
-        return views.image[i][window], views.normal[i][window], views.mask[i][window], K
+        depth = () if views.depth is None else (views.depth[i][window],)
+        return views.image[i][window], views.normal[i][window], views.mask[i][window], K, *depth
     back = np.array([[side / size, 0, x + 0.5 * side / size - 0.5], [0, side / size, y + 0.5 * side / size - 0.5]])
 
-    def warp(array: np.ndarray, border: int) -> np.ndarray:
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        return cv2.warpAffine(array, back, (size, size), flags=flags, borderMode=border)
+    def warp(array: np.ndarray, border: int, how: int = cv2.INTER_LINEAR) -> np.ndarray:
+        return cv2.warpAffine(array, back, (size, size), flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)
 
     mask = warp(views.mask[i], cv2.BORDER_CONSTANT)
     normal = warp(views.normal[i].astype(np.int16), cv2.BORDER_CONSTANT).astype(np.int8)
-    return warp(views.image[i], cv2.BORDER_REPLICATE), normal, mask, K
+    depth = ()
+    if views.depth is not None:  # never between two depths: there is no surface between an ear and what is behind it
+        depth = (warp(views.depth[i].astype(np.float32), cv2.BORDER_CONSTANT, cv2.INTER_NEAREST),)
+    return warp(views.image[i], cv2.BORDER_REPLICATE), normal, mask, K, *depth
 
 
 def _random_turn(rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ class LossWeights:
     gradient: float = 0.5
     mask: float = 1.0
     overlap: float = 0.5
+    depth: float = 1.0
 
 
 def angle_between(a: Tensor, b: Tensor) -> Tensor:
@@ -59,12 +61,26 @@ def mask_losses(logit: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return F.binary_cross_entropy_with_logits(logit, mask), 1 - overlap.mean()
 
 
+def depth_loss(depths: Sequence[Tensor], target: Tensor) -> Tensor:
+    """Mean Huber loss (beyond a tenth of the rig's unit linear) of depths (B, V, N) where the target is no NaN."""
+    known = ~target.isnan()
+    if not depths or not known.any():
+        return target.new_zeros(())
+    return torch.stack([F.smooth_l1_loss(depth[known], target[known], beta=0.1) for depth in depths]).mean()
+
+
 def total_loss(
-    output: NetworkOutput, normal: Tensor, mask: Tensor, weights: LossWeights
+    output: NetworkOutput,
+    depths: Sequence[Tensor],
+    normal: Tensor,
+    mask: Tensor,
+    depth: Tensor,
+    weights: LossWeights,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, and its terms for the log (``angle`` in degrees).
 
-    normal: (B, V, H, W, 3) unit camera-frame truth, zero where unknown; mask: (B, V, H, W) 0..1.
+    normal: (B, V, H, W, 3) unit camera-frame truth, zero where unknown; mask: (B, V, H, W) 0..1; depth: (B, V, N) as
+    ``rays.token_depth``.
     """
     valid = ((mask > 0.5) & (normal.square().sum(-1) > 0.5)).to(output.normal.dtype)
     count = valid.sum().clamp(min=1)
@@ -73,12 +89,14 @@ def total_loss(
     likelihood = (angular_likelihood(angle, output.confidence) * valid).sum() / count
     gradient = gradient_loss(output.normal, normal, valid)
     entropy, overlap = mask_losses(output.mask, mask)
+    distance = depth_loss(depths, depth)
     total = (
         weights.angle * mean_angle
         + weights.likelihood * likelihood
         + weights.gradient * gradient
         + weights.mask * entropy
         + weights.overlap * overlap
+        + weights.depth * distance
     )
     terms = {
         "angle": torch.rad2deg(mean_angle),
@@ -86,5 +104,6 @@ def total_loss(
         "gradient": gradient,
         "mask": entropy,
         "overlap": overlap,
+        "depth": distance,
     }
     return total, {name: value.detach() for name, value in terms.items()}

@@ -26,10 +26,12 @@ from models.training.parallel import Team, started
 from models.training.pretrained import load_imagenet
 from models.training.start import calibrate
 from models.training.validate import Validation
+from models.weights import load_network
 from protocol.errors import HeadstreamError
 
 LOG_FIELDS = (
     "step", "minutes", "rate", "pictures_per_second", "loss", "angle", "likelihood", "gradient", "mask", "overlap",
+    "depth",
 )  # fmt: skip
 
 
@@ -59,8 +61,8 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = NormalNetwork(config.network)
         self.checkpoint = config.out / "checkpoint.pt"
-        if config.imagenet and not self.checkpoint.exists():
-            load_imagenet(self.network.encoder)
+        if not self.checkpoint.exists():
+            self._begin()
         self.network.to(self.device, memory_format=torch.channels_last)
         self.average = Average(self.network, config.average)
         self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.99))
@@ -72,7 +74,7 @@ class Trainer:
     def run(self) -> None:
         """Train until the minutes are used up; ends with a validation and a checkpoint."""
         config = self.config
-        if self.step == 0:
+        if self.step == 0 and config.start is None:
             calibrate(self.network, self._first_batch())
             self.average = Average(self.network, config.average)
         loader = Loader(config.data, self._plan(), seed=config.seed + 1000 * self.step + self.team.rank)
@@ -108,6 +110,19 @@ class Trainer:
         finally:
             loader.close()
 
+    def _begin(self) -> None:
+        """Weights to start from: those of another run as far as they have a place here, or ImageNet's."""
+        config = self.config
+        if config.start is not None:
+            theirs = load_network(config.start).state_dict()
+            ours = self.network.state_dict()
+            fits = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
+            self.network.load_state_dict({**ours, **fits})
+            if self.team.leads:
+                self.say(f"starts from {config.start}: {len(fits)} of {len(ours)} arrays")
+        elif config.imagenet:
+            load_imagenet(self.network.encoder)
+
     def _first_batch(self) -> Batch:
         """The same batch in every process."""
         config = self.config
@@ -125,8 +140,11 @@ class Trainer:
             group["lr"] = group["full_rate"] * share
         move = self.device
         with torch.autocast(move.type, torch.bfloat16, enabled=config.bf16):
-            output = self.network(batch.image.to(move), *(array.to(move) for array in batch.cameras))
-        loss, terms = total_loss(output, batch.normal.to(move), batch.mask.to(move), config.loss)
+            output, depths = self.network.with_depths(
+                batch.image.to(move), *(array.to(move) for array in batch.cameras)
+            )
+        truth = (array.to(move) for array in (batch.normal, batch.mask, batch.depth))
+        loss, terms = total_loss(output, depths, *truth, config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.team.average_gradients(self.network)

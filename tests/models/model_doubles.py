@@ -51,28 +51,45 @@ def ball(cameras: list[Camera], radius: float, rng: np.random.Generator) -> tupl
     return np.stack(images), np.stack(normals), np.stack(masks)
 
 
+def ball_depth(cameras: list[Camera], radius: float) -> np.ndarray:
+    """Depth along the axes (V, S, S) of a ball at the origin, 0 beside it."""
+    depths = []
+    for camera in cameras:
+        x, y = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
+        rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(camera.K).T @ camera.R  # axial length 1
+        eye = camera.center
+        a, b, c = (rays**2).sum(-1), rays @ eye, eye @ eye - radius**2
+        inside = b * b - a * c
+        depths.append(np.where(inside > 0, (-b - np.sqrt(np.maximum(inside, 0))) / a, 0))
+    return np.stack(depths)
+
+
 def write_sets(folder: Path, count: int, views: int = 3, size: int = 64) -> None:
     """Training sets of balls, as the generator writes sets."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for n in range(count):
         cameras = ring(views, size, rng.uniform(0.8, 1.2))
-        image, normal, mask = ball(cameras, rng.uniform(0.15, 0.25), rng)
+        radius = rng.uniform(0.15, 0.25)
+        image, normal, mask = ball(cameras, radius, rng)
         np.savez(
             folder / f"{n:06d}.npz",
             image=image,
             normal=np.round(127 * normal).astype(np.int8),
             mask=(mask * 255).astype(np.uint8),
+            depth=ball_depth(cameras, radius).astype(np.float16),
             **{key: np.stack([getattr(c, key) for c in cameras]).astype(np.float32) for key in ("K", "R", "t")},
         )
 
 
-def tiny_network(seed: int = 0) -> NormalNetwork:
+def tiny_network(seed: int = 0, config: NetworkConfig = TINY) -> NormalNetwork:
     """A small network with random weights that still look at the pictures and at the other views."""
     torch.manual_seed(seed)
-    network = NormalNetwork(TINY)
+    network = NormalNetwork(config)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if name.endswith(("out.weight", "mlp.2.weight", "head.weight")):
                 parameter.mul_(2.0)
+            if name.endswith(("offset.weight", "depths.0.weight", "depths.1.weight")):
+                parameter.normal_(std=0.3)
     return network.eval().requires_grad_(False)

@@ -11,6 +11,7 @@ from models.training.losses import (
     LossWeights,
     angle_between,
     angular_likelihood,
+    depth_loss,
     gradient_loss,
     mask_losses,
     total_loss,
@@ -78,7 +79,7 @@ def test_total_counts_only_pixels_with_truth_and_reports_degrees():
     truth[:, :, 8:] = tilted(90.0)
     truth[:, :, 8:, :8] = 0  # inside the mask and unknown
     output = NetworkOutput(normal, torch.full(mask.shape, 3.0), (mask - 0.5) * 10)
-    total, terms = total_loss(output, truth, mask, LossWeights())
+    total, terms = total_loss(output, [], truth, mask, torch.full((1, 2, 1), torch.nan), LossWeights())
     assert terms["angle"].item() == pytest.approx(20.0, abs=0.1)
     assert torch.isfinite(total)
 
@@ -86,5 +87,18 @@ def test_total_counts_only_pixels_with_truth_and_reports_degrees():
 def test_total_is_finite_without_any_subject():
     shape = (1, 1, 16, 16)
     output = NetworkOutput(F.normalize(torch.randn(*shape, 3), dim=-1), torch.ones(shape), torch.zeros(shape))
-    total, _ = total_loss(output, torch.zeros(*shape, 3), torch.zeros(shape), LossWeights())
+    nowhere = torch.full((1, 1, 1), torch.nan)
+    total, _ = total_loss(
+        output, [torch.zeros(1, 1, 1)], torch.zeros(*shape, 3), torch.zeros(shape), nowhere, LossWeights()
+    )
     assert torch.isfinite(total)
+
+
+def test_depth_counts_only_where_it_is_known_and_every_guess_counts():
+    target = torch.tensor([[[0.5, torch.nan, -0.5]]])
+    right = torch.tensor([[[0.5, 9.0, -0.5]]])
+    assert depth_loss([right], target) == 0
+    wrong = right + 0.2
+    assert depth_loss([wrong], target).item() == pytest.approx(0.2 - 0.05)
+    assert depth_loss([right, wrong], target).item() == pytest.approx((0.2 - 0.05) / 2)
+    assert depth_loss([], target) == 0

@@ -19,9 +19,9 @@ def run(network, images, cameras):
     return [value[0].numpy() for value in output]
 
 
-@pytest.fixture(scope="module")
-def network() -> NormalNetwork:
-    return tiny_network()
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "points"])
+def network(request) -> NormalNetwork:
+    return tiny_network(config=replace(TINY, blocks=4, points=True) if request.param else TINY)
 
 
 def test_lite_has_at_most_five_million_parameters():
@@ -116,6 +116,32 @@ def test_attention_hands_vectors_over_in_the_receivers_frame():
     expected[:, :3] = torch.einsum("tji,tjc->tic", own, plain[:, :3])
     torch.testing.assert_close(attend(told, frames @ own), expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(attend(told, frames), expected, atol=1e-2)
+
+
+def test_points_attend_to_what_is_near_and_tell_where_it_is():
+    torch.manual_seed(0)
+    block = AttentionBlock(48, 4, 2, across=True, points=True)
+    torch.nn.init.zeros_(block.qkv.weight), torch.nn.init.zeros_(block.qkv.bias), torch.nn.init.zeros_(block.out.weight)
+    block.closeness.data.fill_(8.0)  # so sharp that only the nearest count
+    block.offset.weight.data = torch.eye(48)[:, :12].clone()
+    frames, lines = random_turns(4).reshape(1, 1, 4, 9), torch.zeros(1, 1, 4, 2, LINE_FEATURES)
+    points = torch.tensor([[0.0, 0, 0], [0.02, 0, 0], [1.0, 0, 0], [1.0, 0.02, 0]]).reshape(1, 1, 4, 3)
+    told = block._across(torch.randn(1, 1, 4, 48), frames, lines, points)[0, 0, :, :12].reshape(4, 3, 4)
+    pull = torch.softmax(torch.tensor([0.0, -(0.02**2) * np.exp(8.0)]), 0)[1] * 0.02
+    world = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]) * pull
+    expected = torch.einsum("tji,tj->ti", frames.reshape(4, 3, 3), world)  # in the receiver's ray frame
+    torch.testing.assert_close(told, expected[..., None].expand(-1, -1, 4), atol=1e-5, rtol=1e-3)
+
+
+def test_depths_come_with_points_only():
+    cameras = ring(2, 32)
+    inputs = [torch.from_numpy(a)[None] for a in camera_inputs(*stack_cameras(cameras), 32, 32)]
+    images = torch.randint(0, 255, (1, 2, 32, 32, 3), dtype=torch.uint8)
+    assert tiny_network().with_depths(images, *inputs)[1] == []
+    network = tiny_network(config=replace(TINY, blocks=4, points=True))
+    output, depths = network.with_depths(images, *inputs)
+    assert [depth.shape for depth in depths] == [(1, 2, 4)] * 2
+    torch.testing.assert_close(network(images, *inputs).normal, output.normal)
 
 
 def test_impossible_sizes_are_refused():

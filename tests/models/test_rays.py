@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from model_doubles import ring
+import torch
+from model_doubles import ball_depth, ring
 
 from geometry.cameras import pixel_rays, project
-from models.rays import CameraInputs, camera_inputs, ray_frames, rig_frame, stack_cameras
+from models.network import _points
+from models.rays import CameraInputs, camera_inputs, ray_frames, rig_frame, stack_cameras, token_depth
 
 SIZE = 64
 
@@ -102,3 +104,26 @@ def test_ray_frames_turn_as_little_as_possible():
 def test_a_size_that_is_no_multiple_of_16_is_refused():
     with pytest.raises(ValueError, match="multiples of 16"):
         camera_inputs(*stack_cameras(ring(1, 40)), 40, 40)
+
+
+def test_token_depth_puts_the_tokens_on_the_surface():
+    cameras = ring(4, SIZE, center=(0.02, 0.01, -0.03))
+    depth = ball_depth(cameras, 0.2)
+    stacked = stack_cameras(cameras)
+    along = token_depth(*stacked, depth)
+    center, unit = rig_frame(*stacked, SIZE, SIZE)
+    tokens = torch.from_numpy(inputs(cameras).tokens)[None]
+    points = _points(tokens, torch.from_numpy(along.astype(np.float32))[None])[0].numpy()  # V,N,3 rig frame
+    known = np.isfinite(along)
+    assert 0.2 < known.mean() < 0.9
+    radius = np.linalg.norm(points[known] * unit + center, axis=-1)
+    np.testing.assert_allclose(radius, 0.2, atol=1e-3)  # the mean of four pixels' depths lies a little behind
+
+
+def test_token_depth_is_unknown_off_the_subject_and_for_one_camera():
+    cameras = ring(3, SIZE)
+    depth = ball_depth(cameras, 0.2)
+    depth[1, 7, 7] = 0  # one of the four pixels in the middle of a token
+    depth[1, 8, 8], depth[1, 7, 8], depth[1, 8, 7] = 1, 1, 1
+    assert np.isnan(token_depth(*stack_cameras(cameras), depth)[1, 0])
+    assert np.isnan(token_depth(*stack_cameras(cameras[:1]), depth[:1])).all()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from model_doubles import ball, ring, write_sets
+from model_doubles import ball, ball_depth, ring, write_sets
 
 from geometry.cameras import cropped
 from models.training.dataset import (
@@ -26,7 +28,8 @@ def views() -> ViewSet:
     cameras = ring(4, 96)
     image, normal, mask = ball(cameras, 0.2, np.random.default_rng(0))
     K, R, t = (np.stack([getattr(c, k) for c in cameras]).astype(np.float32) for k in ("K", "R", "t"))
-    return ViewSet(image, np.round(127 * normal).astype(np.int8), (mask * 255).astype(np.uint8), K, R, t)
+    depth = ball_depth(cameras, 0.2).astype(np.float16)
+    return ViewSet(image, np.round(127 * normal).astype(np.int8), (mask * 255).astype(np.uint8), K, R, t, depth)
 
 
 def truth_error(views: ViewSet, radius: float = 0.2) -> float:
@@ -47,7 +50,19 @@ def truth_error(views: ViewSet, radius: float = 0.2) -> float:
     return max(worst)
 
 
+def depth_error(views: ViewSet, radius: float = 0.2) -> float:
+    """Median of how far the set's depths put points from the ball that its cameras see, metres."""
+    away = []
+    for depth, K, R, t in zip(views.depth, views.K, views.R, views.t, strict=True):
+        y, x = np.nonzero(depth > 0)
+        rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(K.astype(np.float64)).T
+        points = (rays * depth[y, x, None].astype(np.float64) - t) @ R
+        away.append(np.abs(np.linalg.norm(points, axis=-1) - radius))
+    return float(np.median(np.concatenate(away)))
+
+
 def test_a_mirrored_set_is_true(views):
+    assert depth_error(views) < 3e-4 and depth_error(mirrored(views)) < 3e-4
     assert truth_error(views) < 0.5
     assert truth_error(mirrored(views)) < 0.5
     twice = mirrored(mirrored(views))
@@ -60,14 +75,15 @@ def test_an_augmented_set_is_true(views, seed):
     made = augment(views, 80, np.random.default_rng(seed))
     assert made.image.shape == (4, 80, 80, 3) and made.image.dtype == np.uint8
     assert truth_error(made) < 2.0
+    assert depth_error(made) < 2e-3  # a pixel is 6 mm, and depths are taken from the nearest
     assert not np.allclose(made.R, views.R)
 
 
 def test_a_window_has_the_camera_of_a_crop(views):
     camera = ring(4, 96)[1]
-    *_, K = _window(views, 1, 3.3, -2.1, 70.0, 48, exact=False)
+    *_, K, _ = _window(views, 1, 3.3, -2.1, 70.0, 48, exact=False)
     np.testing.assert_allclose(K, cropped(camera, 3.3, -2.1, 70.0, 48).K, atol=1e-4)
-    image, *_, K = _window(views, 1, 5, 7, 48, 48, exact=True)
+    image, *_, K, _ = _window(views, 1, 5, 7, 48, 48, exact=True)
     np.testing.assert_allclose(K, cropped(camera, 5, 7, 48, 48).K, atol=1e-4)
     np.testing.assert_array_equal(image, views.image[1, 7:55, 5:53])
 
@@ -102,6 +118,12 @@ def test_half_a_file_is_one_clear_line(tmp_path):
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(HeadstreamError, match="not a training set"):
         load_set(path)
+
+
+def test_sets_without_depth_teach_none(views):
+    batch = make_batch([views, replace(views, depth=None)])
+    assert batch.depth.shape == (2, 4, 36)
+    assert batch.depth[0].isfinite().any() and batch.depth[1].isnan().all()
 
 
 def test_batches_hold_unit_normals_and_zeros(views):
