@@ -32,6 +32,26 @@ def value_noise(x: float, y: float, z: float, seed: int) -> float:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
+def noise_gradient(x: float, y: float, z: float, seed: int) -> tuple[float, float, float]:
+    """The derivative of ``value_noise`` along x, y and z at one point."""
+    fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
+    ix, iy, iz = np.int32(fx), np.int32(fy), np.int32(fz)
+    x, y, z = np.float32(x - fx), np.float32(y - fy), np.float32(z - fz)
+    sx = x * x * x * (x * (x * np.float32(6) - np.float32(15)) + np.float32(10))
+    sy = y * y * y * (y * (y * np.float32(6) - np.float32(15)) + np.float32(10))
+    sz = z * z * z * (z * (z * np.float32(6) - np.float32(15)) + np.float32(10))
+    dx, dy, dz = 30 * (x * (1 - x)) ** 2, 30 * (y * (1 - y)) ** 2, 30 * (z * (1 - z)) ** 2
+    a, b = _hash(ix, iy, iz, seed), _hash(ix + 1, iy, iz, seed)
+    c, d = _hash(ix, iy + 1, iz, seed), _hash(ix + 1, iy + 1, iz, seed)
+    e, f = _hash(ix, iy, iz + 1, seed), _hash(ix + 1, iy, iz + 1, seed)
+    g, h = _hash(ix, iy + 1, iz + 1, seed), _hash(ix + 1, iy + 1, iz + 1, seed)
+    ab, cd, ef, gh = a + sx * (b - a), c + sx * (d - c), e + sx * (f - e), g + sx * (h - g)
+    low, high = ab + sy * (cd - ab), ef + sy * (gh - ef)
+    along = ((b - a) * (1 - sy) + (d - c) * sy) * (1 - sz) + ((f - e) * (1 - sy) + (h - g) * sy) * sz
+    return dx * along, dy * ((cd - ab) * (1 - sz) + (gh - ef) * sz), dz * (high - low)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
 def _fbm(points, frequency, octaves, gain, seed, out):
     for i in range(points.shape[0]):
         x, y, z = points[i, 0] * frequency[0], points[i, 1] * frequency[1], points[i, 2] * frequency[2]

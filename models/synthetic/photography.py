@@ -10,6 +10,7 @@ import cv2
 import numba
 import numpy as np
 
+from models.synthetic.backdrop import Backdrop as Backdrop
 from protocol.calibration import Camera
 
 
@@ -79,97 +80,6 @@ def draw_rig(rng: np.random.Generator, points: np.ndarray, views: int, size: int
 
 
 @dataclass(frozen=True)
-class Backdrop:
-    """What stands behind a subject: the style that all cameras of one set share."""
-
-    kind: str  # "black", "plain", "gradient", "clutter"
-    base: tuple[float, float, float]
-    other: tuple[float, float, float]
-    contrast: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, dark: bool) -> Backdrop:
-        """``dark``: the room of a flash picture."""
-        kind = (
-            "black"
-            if dark and rng.random() < 0.7
-            else str(rng.choice(["plain", "gradient", "clutter"], p=[0.25, 0.25, 0.5]))
-        )
-        level = 0.02 if dark else rng.uniform(0.02, 0.9)
-        base = np.clip(level * rng.uniform(0.75, 1.25, 3), 0, 1)
-        other = np.clip(rng.uniform(0, 0.9) * rng.uniform(0.5, 1.4, 3) * (0.15 if dark else 1), 0, 1)
-        return cls(kind, tuple(base), tuple(other), float(rng.uniform(0.2, 1)))
-
-    def picture(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """One camera's background, display-referred 0..1.  # size,size,3 float32"""
-        base, other = np.float32(self.base), np.float32(self.other)
-        if self.kind == "black":
-            return np.full((size, size, 3), rng.uniform(0, 0.02), np.float32)
-        image = np.tile(base * np.float32(rng.uniform(0.9, 1.1)), (size, size, 1))
-        if self.kind == "plain":
-            return image
-        ramp = rng.random((int(rng.integers(2, 4)),) * 2).astype(np.float32)
-        ramp = cv2.resize(ramp, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
-        image = image + (other - base) * np.clip(ramp, 0, 1)
-        if self.kind == "gradient":
-            return image
-        for cells in (4, 9, 23, 61):
-            noise = rng.normal(0, 0.2 * self.contrast, (cells, cells, 1)).astype(np.float32)
-            if rng.random() < 0.25:
-                noise = noise + rng.normal(0, 0.12 * self.contrast, (cells, cells, 3)).astype(np.float32)
-            noise = cv2.resize(noise, (size, size), interpolation=cv2.INTER_LINEAR).reshape(size, size, -1)
-            image = image + noise * np.float32(rng.random())
-        for _ in range(rng.integers(2, 14)):
-            _thing(image, rng, base, other, self.contrast)
-        blur = rng.choice([0.0, rng.uniform(0.5, 6)])
-        return cv2.GaussianBlur(image, (0, 0), blur) if blur > 0.3 else image
-
-
-def _thing(image: np.ndarray, rng, base, other, contrast) -> None:
-    """Draw one object: bar, box, ball with shading, ring, pole, polygon."""
-    size = image.shape[0]
-    color = base + (rng.random(3).astype(np.float32) - base) * contrast if rng.random() < 0.7 else other
-    skin_like = rng.random() < 0.15
-    color = np.float32([0.8, 0.6, 0.5]) * rng.uniform(0.3, 1.1) if skin_like else color
-    color = tuple(float(x) for x in color)
-    x, y = (int(v) for v in rng.integers(-size // 8, size + size // 8, 2))
-    w, h = (int(v) for v in rng.integers(4, size // 2, 2))
-    kind = rng.integers(6)
-    if kind == 0:
-        cv2.rectangle(image, (x, y), (x + w, y + h), color, -1)
-    elif kind == 1:
-        far = tuple(int(v) for v in rng.integers(0, size, 2))
-        cv2.line(image, (x, y), far, color, int(rng.integers(1, max(2, size // 12))), cv2.LINE_AA)
-    elif kind == 2:
-        angle = float(rng.uniform(0, 180))
-        cv2.ellipse(image, (x, y), (max(2, w // 2), max(2, h // 2)), angle, 0, 360, color, -1, cv2.LINE_AA)
-    elif kind == 3:  # a lit ball or egg: what a second head looks like
-        a, b = max(6, w // 2), max(6, int(w / 2 * rng.uniform(0.9, 1.5)))
-        rows, columns = np.arange(max(0, y - b), min(size, y + b)), np.arange(max(0, x - a), min(size, x + a))
-        if not len(rows) or not len(columns):
-            return
-        yy, xx = np.float32(rows)[:, None], np.float32(columns)[None]
-        u, v = (xx - x) / a, (yy - y) / b
-        inside = u * u + v * v < 1
-        if inside.any():
-            z = np.sqrt(np.clip(1 - u * u - v * v, 0, 1))
-            light = rng.normal(size=3)
-            light /= np.linalg.norm(light)
-            shade = np.clip(0.25 + 0.9 * np.clip(u * light[0] + v * light[1] + z * abs(light[2]), 0, 1), 0, 1.2)
-            patch = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            patch[inside] = (shade[..., None] * np.float32(color))[inside]
-    elif kind == 4:
-        angle = float(rng.uniform(0, 180))
-        thickness = int(rng.integers(1, max(2, size // 20)))
-        cv2.ellipse(image, (x, y), (max(2, w // 2), max(2, h // 2)), angle, 0, 360, color, thickness, cv2.LINE_AA)
-    else:
-        corners = (np.array([x, y]) + rng.integers(-size // 3, size // 3, (int(rng.integers(3, 6)), 2))).astype(
-            np.int32
-        )
-        cv2.fillPoly(image, [corners], color, cv2.LINE_AA)
-
-
-@dataclass(frozen=True)
 class Sensor:
     """How one camera turns light into a JPEG."""
 
@@ -204,7 +114,11 @@ class Sensor:
 def develop(
     light: np.ndarray, mask: np.ndarray, background: np.ndarray, sensor: Sensor, rng: np.random.Generator
 ) -> np.ndarray:
-    """Linear light (H, W, 3) over a display-referred background (H, W, 3) to the picture before JPEG.  # H,W,3 uint8"""
+    """Linear light (H, W, 3) over a display-referred background (H, W, 3) to the picture before JPEG.  # H,W,3 uint8
+
+    The background shows where ``mask`` (H, W) is False and no light comes from a rendered thing.
+    """
+    mask = mask | (light[..., 1] > 0)
     shown = np.empty(light.shape, np.float32)
     _expose(light, np.array(sensor.gain, np.float32), _gamma(), shown)
     solid = mask.astype(np.float32)

@@ -2,7 +2,8 @@
 
 One fused numba kernel a view: a z-buffer, then per-pixel shading (diffuse with a soft, skin-like terminator, a glossy
 lobe, spherical-harmonics sky with ambient occlusion, shadow maps, an inverse-square flash). Truth normals are the
-interpolated normals of the displaced surface, the same that shade the picture.
+interpolated normals of the displaced surface, bent by the relief that is too fine for the mesh (``Surface.grain``), and
+they are the same that shade the picture.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from geometry.rasterize.base import NEAR
 from models.synthetic.lighting import Lighting
-from models.synthetic.noise import value_noise
+from models.synthetic.noise import noise_gradient, value_noise
 from protocol.calibration import Camera
 
 
@@ -24,8 +25,11 @@ class Surface:
     """A mesh with what its material needs, per vertex; metres, linear RGB.
 
     vertices, normals, albedo (P, 3); faces (F, 3) int32; material (P, 4): specular strength, roughness 0..1,
-    translucency 0..1 (how far light bleeds over the terminator), ambient visibility 0..1. grain (P, 4) or None: a
-    place in noise cells and the strength of a fine colour noise made per pixel, finer than vertices could carry.
+    translucency 0..1 (how far light bleeds over the terminator), ambient visibility 0..1. grain (P, 4 or 5) or None: a
+    place in noise cells and the strength of a fine colour noise made per pixel, finer than vertices could carry; the
+    fifth column is the height in metres of a fine relief on the same cells, independent of the colour: it bends the
+    normal, and both fade where their cells become smaller than a pixel. beside: things in the picture that are not the
+    subject; they hide it where they stand before it, and are in no mask.
     """
 
     vertices: np.ndarray
@@ -34,11 +38,26 @@ class Surface:
     albedo: np.ndarray
     material: np.ndarray
     grain: np.ndarray | None = None
+    beside: tuple[Bystander, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Bystander:
+    """A thing that is not the subject. always: drawn in every view, else only where it stands behind the subject."""
+
+    surface: Surface
+    always: bool = False
+
+    def seen(self, camera: Camera, middle: np.ndarray) -> bool:
+        """Whether it is drawn: nothing that would fill the picture of a camera close to it."""
+        far = self.surface.vertices @ camera.R[2].astype(np.float32) + camera.t[2]
+        return bool(far.min() > (0.15 if self.always else camera.R[2] @ middle + camera.t[2]))
 
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """One view. light (H, W, 3) linear; normal (H, W, 3) camera frame; depth (H, W) metres, 0 where nothing is."""
+    """One view. light (H, W, 3) linear, above 0 wherever something is; normal (H, W, 3) camera frame and depth (H, W)
+    metres, both of the subject and 0 elsewhere."""
 
     light: np.ndarray
     normal: np.ndarray
@@ -51,7 +70,8 @@ class Rendering:
 
     def emptied(self) -> Rendering:
         """The same view with nobody in it."""
-        return Rendering(np.zeros_like(self.light), np.zeros_like(self.normal), np.zeros_like(self.depth))
+        rest = np.where(self.mask[..., None], np.float32(0), self.light)
+        return Rendering(rest, np.zeros_like(self.normal), np.zeros_like(self.depth))
 
 
 def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting, *, closed: bool = False) -> list[Rendering]:
@@ -59,15 +79,36 @@ def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting, *, c
 
     closed: the surface has no border that a camera could look into, so faces that point away are skipped.
     """
+    own = _attributes(surface)
+    faces = np.ascontiguousarray(surface.faces, np.int32)
+    if not surface.beside:
+        return [_render_view(own, faces, len(faces), camera, lighting, closed) for camera in cameras]
+    middle = (surface.vertices.min(0) + surface.vertices.max(0)) / 2
+    out = []
+    for camera in cameras:
+        rows, triangles = [_wide(own)], [faces]
+        for other in surface.beside:
+            if other.seen(camera, middle):
+                triangles.append((other.surface.faces + sum(len(row) for row in rows)).astype(np.int32))
+                rows.append(_wide(_attributes(other.surface)))
+        view = _render_view(np.concatenate(rows), np.concatenate(triangles), len(faces), camera, lighting, closed)
+        out.append(view)
+    return out
+
+
+def _attributes(surface: Surface) -> np.ndarray:
+    """What the kernel interpolates.  # P,13 or 17 or 18"""
     columns = [surface.vertices, surface.normals, surface.albedo, surface.material]
     if surface.grain is not None:
         columns.append(surface.grain)
-    attributes = np.concatenate(columns, axis=1, dtype=np.float32)  # P,13 or P,17
-    faces = np.ascontiguousarray(surface.faces, np.int32)
-    return [_render_view(attributes, faces, camera, lighting, closed) for camera in cameras]
+    return np.concatenate(columns, axis=1, dtype=np.float32)
 
 
-def _render_view(attributes, faces, camera: Camera, lighting: Lighting, closed: bool) -> Rendering:
+def _wide(attributes: np.ndarray) -> np.ndarray:
+    return np.pad(attributes, ((0, 0), (0, 18 - attributes.shape[1])))
+
+
+def _render_view(attributes, faces, own: int, camera: Camera, lighting: Lighting, closed: bool) -> Rendering:
     if np.any(camera.dist):
         raise ValueError(f"camera {camera.name} has distortion; rendering needs pinholes")
     shape = (camera.height, camera.width)
@@ -79,6 +120,8 @@ def _render_view(attributes, faces, camera: Camera, lighting: Lighting, closed: 
     _draw(
         attributes,
         faces,
+        own,
+        np.float32(camera.K[0, 0]),
         matrix,
         camera.R.astype(np.float32),
         center,
@@ -95,7 +138,10 @@ def _render_view(attributes, faces, camera: Camera, lighting: Lighting, closed: 
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_matrices, closed, light, normal, depth):
+def _draw(
+    attributes, faces, own, focal, matrix, R, center, lamps, sky, shadow_maps, shadow_matrices, closed, light, normal,
+    depth,
+):  # fmt: skip
     height, width = depth.shape
     screen = np.empty((attributes.shape[0], 3), np.float32)  # x, y in pixels, 1 / z
     for i in range(attributes.shape[0]):
@@ -154,15 +200,117 @@ def _draw(attributes, faces, matrix, R, center, lamps, sky, shadow_maps, shadow_
             w = 1 - u - v
             for k in range(value.size):
                 value[k] = u * attributes[a, k] + v * attributes[b, k] + w * attributes[c, k]
-            depth[py, px] = 1 / nearest[py, px]
-            if value.size > 13 and value[16] > 0:
+            if value.size > 17:
+                _engrave(value, attributes, a, b, c, 1 / (nearest[py, px] * focal), center)
+            elif value.size > 13 and value[16] > 0:
                 gx, gy, gz = value[13], value[14], value[15]
                 noise = value_noise(gx, gy, gz, 1) + np.float32(0.6) * value_noise(gx * 2.1, gy * 2.1, gz * 2.1, 2)
                 for k in range(6, 9):
                     value[k] *= max(1 + value[16] * noise, np.float32(0.2))
             _shade(value, attributes, a, b, c, center, lamps, sky, shadow_maps, shadow_matrices, light[py, px])
+            if f >= own:
+                light[py, px, 1] = max(light[py, px, 1], np.float32(1e-5))
+                continue
+            depth[py, px] = 1 / nearest[py, px]
             for k in range(3):
                 normal[py, px, k] = R[k, 0] * value[3] + R[k, 1] * value[4] + R[k, 2] * value[5]
+    if own < faces.shape[0]:
+        _blend_borders(owner, own, light)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _blend_borders(owner, own, light):
+    """Where the subject and another thing meet, a pixel sees a little of both, as a lens would show it."""
+    height, width = owner.shape
+    before = light.copy()
+    for y in range(1, height - 1):
+        for x in range(1, width - 1):
+            if owner[y, x] < 0:
+                continue
+            mine = owner[y, x] < own
+            other, count = np.float32(0), np.float32(0)
+            for dy in range(-1, 2):
+                for dx in range(-1, 2):
+                    if owner[y + dy, x + dx] >= 0:
+                        count += 1
+                        other += np.float32((owner[y + dy, x + dx] < own) != mine)
+            if other < 1:
+                continue
+            for k in range(3):
+                total = np.float32(0)
+                for dy in range(-1, 2):
+                    for dx in range(-1, 2):
+                        if owner[y + dy, x + dx] >= 0:
+                            total += before[y + dy, x + dx, k]
+                light[y, x, k] = np.float32(0.45) * before[y, x, k] + np.float32(0.55) * total / count
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _engrave(value, attributes, a, b, c, footprint, center):
+    """Fine colour noise and fine relief of one pixel, ``footprint`` metres wide, in place in ``value``.
+
+    The noise cells are a linear map of the triangle, so the relief's slope along the surface follows from the noise's
+    derivative and the triangle's edges (the metric's inverse raises the index); the normal is bent against the slope.
+    """
+    strength, height = value[16], value[17]
+    if strength <= 0 and height <= 0:
+        return
+    e11, e12, e22 = np.float32(0), np.float32(0), np.float32(0)
+    for k in range(3):
+        e1, e2 = attributes[b, k] - attributes[a, k], attributes[c, k] - attributes[a, k]
+        e11 += e1 * e1
+        e12 += e1 * e2
+        e22 += e2 * e2
+    det = e11 * e22 - e12 * e12
+    if det < 1e-20:
+        return
+    stretch = np.float32(0)  # squared cells a metre
+    for k in range(13, 16):
+        d1, d2 = attributes[b, k] - attributes[a, k], attributes[c, k] - attributes[a, k]
+        stretch += (d1 * d1 * e22 - 2 * d1 * d2 * e12 + d2 * d2 * e11) / det
+    cells = np.sqrt(stretch) * footprint  # a pixel's width in noise cells
+    gx, gy, gz = value[13], value[14], value[15]
+    coarse = min(max(np.float32(1.5) - np.float32(1.5) * cells, np.float32(0)), np.float32(1))
+    fine = min(max(np.float32(1.5) - np.float32(3.1) * cells, np.float32(0)), np.float32(1))
+    if coarse <= 0:
+        return
+    if strength > 0:
+        noise = coarse * value_noise(gx, gy, gz, 1)
+        if fine > 0:
+            noise += np.float32(0.6) * fine * value_noise(gx * 2.1, gy * 2.1, gz * 2.1, 2)
+        for k in range(6, 9):
+            value[k] *= max(1 + strength * noise, np.float32(0.2))
+    if height <= 0:
+        return
+    sx, sy, sz = noise_gradient(gx, gy, gz, 5)
+    sx, sy, sz = sx * coarse, sy * coarse, sz * coarse
+    if fine > 0:
+        tx, ty, tz = noise_gradient(gx * 2.1, gy * 2.1, gz * 2.1, 6)
+        sx, sy, sz = sx + fine * tx, sy + fine * ty, sz + fine * tz  # half the height, twice the frequency
+    h1, h2 = np.float32(0), np.float32(0)
+    for k, s in enumerate((sx, sy, sz)):
+        h1 += s * (attributes[b, 13 + k] - attributes[a, 13 + k])
+        h2 += s * (attributes[c, 13 + k] - attributes[a, 13 + k])
+    along1, along2 = height * (e22 * h1 - e12 * h2) / det, height * (e11 * h2 - e12 * h1) / det
+    length = np.sqrt(value[3] ** 2 + value[4] ** 2 + value[5] ** 2) + np.float32(1e-12)
+    slope = np.float32(0)
+    for k in range(3):
+        s = along1 * (attributes[b, k] - attributes[a, k]) + along2 * (attributes[c, k] - attributes[a, k])
+        slope += s * s
+    most = np.float32(1.1) / max(np.sqrt(slope), np.float32(1.1))  # no slope above 48 degrees
+    facing, distance = np.float32(0), np.float32(0)
+    for k in range(3):
+        s = along1 * (attributes[b, k] - attributes[a, k]) + along2 * (attributes[c, k] - attributes[a, k])
+        value[3 + k] = value[3 + k] / length - most * s
+        toward = center[k] - value[k]
+        facing += value[3 + k] * toward
+        distance += toward * toward
+    flat = value[3] ** 2 + value[4] ** 2 + value[5] ** 2
+    least = np.float32(0.05) * np.sqrt(flat * distance)
+    if -least < facing < least:  # a slope that would turn its back is not seen: end at the edge
+        lift = (least - facing) / distance
+        for k in range(3):
+            value[3 + k] += lift * (center[k] - value[k])
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -24,8 +24,9 @@ HAIR_COLORS = np.array(
 
 @dataclass(frozen=True, eq=False)
 class Appearance:
-    """The material of one head's vertices. albedo (P, 3) linear; material and grain (P, 4) as in ``Surface``; relief
-    (P,) metres along the normal, shift (P, 3) metres on top; hidden (P,) bool: vertices whose faces are not drawn."""
+    """The material of one head's vertices. albedo (P, 3) linear; material and grain (P, 4) as in ``Surface``; bump (P,)
+    its fifth column; relief (P,) metres along the normal, shift (P, 3) metres on top; hidden (P,) bool: vertices whose
+    faces are not drawn; hairy and bearded (P,): 1 where hair and beard grow."""
 
     albedo: np.ndarray
     material: np.ndarray
@@ -33,6 +34,9 @@ class Appearance:
     shift: np.ndarray
     grain: np.ndarray
     hidden: np.ndarray
+    bump: np.ndarray
+    hairy: np.ndarray
+    bearded: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Look:
     wrinkles: float
     gloss: float
     brow: float  # 0 none to 1 dense
-    hair: str  # "none", "stubble", "short", "medium", "long", "cap"
+    hair: str  # "none", "stubble", "short", "medium", "long", "cap", "locks"
     hair_color: tuple[float, ...]
     hair_length: float  # metres
     hair_curl: float
@@ -124,15 +128,23 @@ def dress(look: Look, sites: Sites) -> Appearance:
     lip = natural + look.lips * (np.asarray(look.lip_color, np.float32) - natural)
     albedo += lips[:, None] * (lip - albedo)
     material[:, 0] += lips * 0.2
-    _brows(look, sites, albedo, relief, grain)
-    _beard(look, sites, albedo, material, relief)
-    _scalp(look, sites, albedo, material, relief, grain, rng)
+    own = np.random.default_rng([look.seed, 1])
+    bump = skin * np.float32(own.choice([0.0, own.uniform(2e-5, 1.2e-4)]))
+    _brows(look, sites, albedo, relief, grain, bump)
+    bearded = _beard(look, sites, albedo, material, relief)
+    bump += np.float32(1e-4) * bearded * (look.beard > 0)
+    hairy = _scalp(look, sites, albedo, material, relief, grain, rng)
+    bump[hairy > 0.3] = own.uniform(1e-4, 5e-4)
     if look.cloth > -1:
-        _clothes(look, points, albedo, material, relief, rng)
+        covered = _clothes(look, points, albedo, material, relief, rng)
+        bump[covered > 0.5] = own.choice([0.0, own.uniform(1e-4, 4e-4)])
+        hairy, bearded = hairy * (covered < 0.5), bearded * (covered < 0.5)
     _inside(look, sites, albedo, material)
     relief[~skin] = 0
     colour = np.clip(albedo, 0.004, 0.95)
-    return Appearance(colour, material, relief, np.zeros_like(points), grain, np.zeros(len(points), bool))
+    bump[~skin] = 0
+    shown = np.zeros(len(points), bool)
+    return Appearance(colour, material, relief, np.zeros_like(points), grain, shown, bump, hairy, bearded)
 
 
 def carve(rng: np.random.Generator, sites: Sites, skull: bool) -> Appearance:
@@ -149,8 +161,10 @@ def carve(rng: np.random.Generator, sites: Sites, skull: bool) -> Appearance:
     grain = np.concatenate([points * rng.uniform(150, 700), np.full((len(points), 1), rng.uniform(0, 0.2))], 1)
     hidden = np.zeros(len(points), bool)
     shift = np.zeros((len(points), 3), np.float32)
+    carved_hair = np.zeros(len(points), np.float32)
     if rng.random() < 0.45:
         hair, _ = _hair_field(sites, 0.0, bool(rng.integers(2)))
+        carved_hair = hair
         length = rng.uniform(0.004, 0.03)
         relief += hair * (length + 0.3 * length * _strands(points, rng.random(), seed))
         if rng.random() < 0.5:
@@ -172,7 +186,10 @@ def carve(rng: np.random.Generator, sites: Sites, skull: bool) -> Appearance:
         hidden = np.isin(sites.part, [PARTS.index(name) for name in PARTS[3:]])
     relief[~skin] = 0
     colour = np.clip(albedo, 0.004, 0.95).astype(np.float32)
-    return Appearance(colour, material, relief.astype(np.float32), shift, grain.astype(np.float32), hidden)
+    bump = skin * np.float32(rng.choice([0.0, rng.uniform(0.02, 0.2)]) / max(np.ptp(grain[:, 0]) / 0.4, 1.0))
+    none = np.zeros(len(points), np.float32)
+    relief, grain = relief.astype(np.float32), grain.astype(np.float32)
+    return Appearance(colour, material, relief, shift, grain, hidden, bump, carved_hair, none)
 
 
 def _skin_color(look: Look, points, rng) -> np.ndarray:
@@ -204,24 +221,26 @@ def _brow_field(sites: Sites) -> np.ndarray:
     return (inside * ends * (points[:, 2] > 0.03)).astype(np.float32)
 
 
-def _brows(look: Look, sites: Sites, albedo, relief, grain) -> None:
+def _brows(look: Look, sites: Sites, albedo, relief, grain, bump) -> None:
     points = sites.points
     field = _brow_field(sites) * look.brow
     albedo += 0.85 * field[:, None] * (np.asarray(look.hair_color, np.float32) * 0.8 - albedo)
     relief += field * np.float32(4e-4)
     hairs = np.stack([points[:, 0] * 900, points[:, 1] * 260, points[:, 2] * 400, np.full(len(points), 0.5)], 1)
     grain[field > 0.25] = hairs[field > 0.25]
+    bump[field > 0.25] = 2.5e-4
 
 
-def _beard(look: Look, sites: Sites, albedo, material, relief) -> None:
+def _beard(look: Look, sites: Sites, albedo, material, relief) -> np.ndarray:
+    """Colours the beard and raises it; returns where it grows.  # P"""
     points = sites.points
-    if look.beard <= 0:
-        return
     turn = np.degrees(np.abs(np.arctan2(points[:, 0], points[:, 2])))
     upper = np.interp(turn, [0, 12, 25, 60, 78], [-0.046, -0.047, -0.062, -0.035, 0.0])
     field = np.clip((upper - points[:, 1]) / 0.01 + 0.5, 0, 1) * np.clip((80 - turn) / 12, 0, 1)
     field *= np.clip((points[:, 1] + 0.145) / 0.02, 0, 1) * (1 - np.clip(2 * sites.lips, 0, 1)) * (1 - sites.ear)
     field = field.astype(np.float32)
+    if look.beard <= 0:
+        return field
     patchy = np.clip(0.7 + 0.6 * fbm(points, 500.0, 2, look.seed + 9), 0, 1)
     cover = min(1.0, 0.25 + 0.75 * look.beard / 0.45)
     albedo += (field * patchy * cover)[:, None] * (np.asarray(look.hair_color, np.float32) - albedo)
@@ -229,6 +248,7 @@ def _beard(look: Look, sites: Sites, albedo, material, relief) -> None:
     if look.beard > 0.3:
         strands = 1 + 0.45 * fbm(points * np.float32([1, 0.3, 1]), 260.0, 3, look.seed + 10)
         relief += field * np.float32(0.018 * (look.beard - 0.25)) * strands
+    return field
 
 
 def _hair_field(sites: Sites, receding: float, long: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -257,10 +277,11 @@ def _strands(points, curl: float, seed: int) -> np.ndarray:
     return (0.7 * fine + 0.6 * curl * fbm(points, 70.0, 2, seed + 2)).astype(np.float32)
 
 
-def _scalp(look: Look, sites: Sites, albedo, material, relief, grain, rng) -> None:
+def _scalp(look: Look, sites: Sites, albedo, material, relief, grain, rng) -> np.ndarray:
+    """Colours the hair or the cap and raises it; returns where hair grows, 0 under a cap.  # P"""
     points = sites.points
     if look.hair == "none":
-        return
+        return np.zeros(len(points), np.float32)
     field, above = _hair_field(sites, look.receding, look.hair == "long")
     if look.hair == "cap":
         line = rng.uniform(0.03, 0.065) - 0.03 * np.clip(-points[:, 2] / 0.1, -1, 1) * rng.random()
@@ -271,8 +292,8 @@ def _scalp(look: Look, sites: Sites, albedo, material, relief, grain, rng) -> No
         relief += field * (thick + knit).astype(np.float32)
         albedo += field[:, None] * (paint(points, rng) - albedo)
         material[:, :3] += field[:, None] * (np.float32([0.03, 0.8, 0.1]) - material[:, :3])
-        return
-    length = {"stubble": 0.0, "short": 0.35, "medium": 0.8, "long": 1.0}[look.hair]
+        return np.zeros(len(points), np.float32)
+    length = {"stubble": 0.0, "short": 0.35, "medium": 0.8, "long": 1.0, "locks": 1.0}[look.hair]
     length = max(0.004, length * look.hair_length) if length else 0.0
     strands = _strands(points, look.hair_curl, look.seed)
     cover = np.clip(0.5 + 0.5 * fbm(points, 600.0, 1, look.seed + 12), 0, 1) if look.hair == "stubble" else 1.0
@@ -289,9 +310,11 @@ def _scalp(look: Look, sites: Sites, albedo, material, relief, grain, rng) -> No
     rise = np.clip(above / edge, 0, 1) * (1 - look.hair_fade * np.clip(0.5 - points[:, 1] / 0.12, 0, 1))
     lumps = 1 + 0.28 * strands + 0.25 * fbm(points, 22.0, 2, look.seed + 13)
     relief += (field * (0.0008 + length * rise) * lumps).astype(np.float32)
+    return field
 
 
-def _clothes(look: Look, points, albedo, material, relief, rng) -> None:
+def _clothes(look: Look, points, albedo, material, relief, rng) -> np.ndarray:
+    """Colours and raises what cloth covers; returns where that is.  # P"""
     # Distance from the neck's axis, short of the chin: shoulders are covered.
     away = np.hypot(points[:, 0], 0.8 * np.minimum(points[:, 2] + 0.03, 0.06)) - 0.065
     height = points[:, 1] - look.cloth + rng.uniform(-0.4, 0.3) * np.clip(points[:, 2], 0, 1)
@@ -302,6 +325,7 @@ def _clothes(look: Look, points, albedo, material, relief, rng) -> None:
     cloth = paint(points, rng) if look.cloth_color is None else np.float32(look.cloth_color)
     albedo += field[:, None] * (cloth - albedo)
     material[:, :3] += field[:, None] * (np.float32([0.04, 0.75, 0.05]) - material[:, :3])
+    return field
 
 
 def _inside(look: Look, sites: Sites, albedo, material) -> None:

@@ -10,9 +10,9 @@ import trimesh
 
 from geometry.cameras import pixel_rays, project
 from models.synthetic.lighting import Lamp, Lighting, ambient_visibility, sky_from, sphere_directions, with_shadows
-from models.synthetic.noise import fbm
+from models.synthetic.noise import fbm, noise_gradient, value_noise
 from models.synthetic.photography import Sensor, develop, draw_rig, look_at
-from models.synthetic.render import Surface, render
+from models.synthetic.render import Bystander, Surface, render
 
 DARK = np.zeros((9, 3), np.float32)
 
@@ -161,3 +161,65 @@ def test_developing_blends_edges_clips_softly_and_adds_the_asked_noise():
     assert develop(light * 100, mask, background, clean, rng)[32, 5, 0] == 255
     noisy = develop(light, mask, background, replace(clean, noise=8.0), rng).astype(int)
     assert 1 < (noisy - picture)[:, :30].std() < 8
+
+
+def engraved(height: float, cells: float, level: int = 5) -> Surface:
+    plain = egg(level=level)
+    finish = np.tile(np.float32([0.0, height]), (len(plain.vertices), 1))
+    return replace(plain, grain=np.hstack([plain.vertices * np.float32(cells), finish]))
+
+
+def test_the_gradient_of_the_noise_is_its_slope():
+    step = 1e-2
+    for x, y, z in np.random.default_rng(0).uniform(-4, 4, (40, 3)):
+        slope = [
+            (value_noise(x + a * step, y + b * step, z + c * step, 5) - value_noise(x, y, z, 5)) / step
+            for a, b, c in np.eye(3)
+        ]
+        assert np.allclose(noise_gradient(x, y, z, 5), slope, atol=0.12)
+
+
+def test_fine_relief_bends_the_truth_as_the_displaced_surface_would():
+    height, cells = 0.0015, 45.0
+    surface = engraved(height, cells, 6)
+    noise = [value_noise(*(p * cells), 5) + value_noise(*(p * cells * 2.1), 6) / 2.1 for p in surface.vertices]
+    moved = surface.vertices + height * np.float32(noise)[:, None] * surface.normals
+    mesh = trimesh.Trimesh(moved, surface.faces, process=False)
+    real = replace(surface, vertices=moved, normals=np.asarray(mesh.vertex_normals, np.float32), grain=None)
+    dark = Lighting(DARK, ())
+    flat, bent, true = (render(s, [camera(256)], dark)[0] for s in (egg(level=6), surface, real))
+    both = flat.mask & true.mask
+    angle = lambda a, b: np.degrees(np.arccos(np.clip((a.normal * b.normal).sum(-1)[both], -1, 1)))  # noqa: E731
+    assert np.median(angle(flat, true)) > 4
+    assert np.median(angle(bent, true)) < 0.25 * np.median(angle(flat, true))
+    assert (flat.mask == bent.mask).all()
+
+
+def test_relief_finer_than_a_pixel_fades():
+    dark = Lighting(DARK, ())
+    flat, coarse, fine = (render(s, [camera()], dark)[0] for s in (egg(), engraved(5e-4, 60), engraved(5e-4, 3000)))
+    assert np.abs(coarse.normal - flat.normal).max() > 0.02
+    assert np.abs(fine.normal - flat.normal).max() < 1e-5
+
+
+def test_a_bystander_hides_the_subject_and_is_in_no_mask():
+    small = replace(egg(), vertices=(egg().vertices * 0.3).astype(np.float32))
+    front = camera()
+
+    def moved(place):
+        return replace(small, vertices=(small.vertices + np.float32(place)).astype(np.float32))
+
+    lighting = Lighting(sky_from(np.eye(3), np.ones((3, 3))), ())
+    (alone,) = render(egg(), [front], lighting)
+    toward = front.center / np.linalg.norm(front.center)
+    before = replace(egg(), beside=(Bystander(moved(0.2 * toward), always=True),))
+    (hidden,) = render(before, [front], lighting)
+    assert 50 < (alone.mask & ~hidden.mask).sum() < 0.9 * alone.mask.sum()
+    assert not (hidden.mask & ~alone.mask).any()
+    assert (hidden.light[..., 1] > 0)[alone.mask].all()
+    (spared,) = render(replace(egg(), beside=(Bystander(moved(0.2 * toward)),)), [front], lighting)
+    assert (spared.mask == alone.mask).all()
+    aside = replace(egg(), beside=(Bystander(moved([-0.17, 0.0, -0.12])),))
+    (seen,) = render(aside, [front], lighting)
+    assert (seen.mask == alone.mask).all()
+    assert ((seen.light[..., 1] > 0) & ~seen.mask).sum() > 30

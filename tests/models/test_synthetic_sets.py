@@ -22,6 +22,7 @@ def test_a_set_has_the_agreed_arrays_and_repeats_itself():
         "image": ("uint8", (2, 64, 64, 3)),
         "normal": ("int8", (2, 64, 64, 3)),
         "mask": ("uint8", (2, 64, 64)),
+        "depth": ("float16", (2, 64, 64)),
         "K": ("float32", (2, 3, 3)),
         "R": ("float32", (2, 3, 3)),
         "t": ("float32", (2, 3)),

@@ -1,0 +1,147 @@
+"""Heads to render: a random person, statue or skull, posed, dressed, cut into a bust, with hair that grows on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from models.synthetic.hair import Cut, grow, grow_beard
+from models.synthetic.lighting import ambient_visibility
+from models.synthetic.render import Surface
+from models.synthetic.skin import Appearance, Look, carve, dress
+from models.synthetic.subject import Subject
+from models.synthetic.surfaces import compact, join
+from models.synthetic.topology import refine, smooth_normals, topology
+
+EXPRESSIONS = (
+    *("jawOpen", "mouthSmile", "mouthFrown", "mouthPucker", "mouthFunnel", "mouthUpperUp", "mouthLowerDown"),
+    *("mouthStretch", "eyeBlink", "eyeWide", "eyeSquint", "browDown", "browInnerUp", "cheekPuff", "noseSneer"),
+)
+
+
+def draw_head(rng: np.random.Generator, kind: str, hatted: float | None = None) -> Surface:
+    """A random "person", "statue" or "skull", cut off at a random height and width; no locks stand above ``hatted``."""
+    subject = Subject.draw(rng, spread=1.0 if kind == "person" else 1.3)
+    expression = draw_expression(rng) if rng.random() < 0.75 else {}
+    rotation = turn(*np.radians(rng.normal(0, [14, 9, 6])))
+    vertices = subject.pose(expression, rotation)
+    sites = topology().sites[2]
+    if kind == "person":
+        look = _coiffed(rng, Look.draw(rng, subject))
+        appearance = dress(look, sites)
+    else:
+        look = None
+        appearance = carve(rng, sites, kind == "skull")
+    surface = head_surface(vertices, appearance)
+    if hatted is not None:
+        appearance = replace(appearance, hairy=appearance.hairy * (surface.vertices[:, 1] < hatted - 0.012))
+    growth = _growth(rng, surface, appearance, look) if kind != "skull" else []
+    return join([_bust(rng, surface), *growth])
+
+
+def _coiffed(rng, look: Look) -> Look:
+    """Hair that will be locks lies on a thin, even layer in its own colour."""
+    if look.hair in ("none", "stubble", "cap") or rng.random() < 0.25:
+        return replace(look, hair_length=min(look.hair_length, 0.02))
+    return replace(look, hair_length=0.004, hair_fade=0.0, hair="long" if look.hair == "long" else "locks")
+
+
+def _growth(rng, surface: Surface, appearance: Appearance, look: Look | None) -> list[Surface]:
+    """Locks and beard of a person, or the carved ones of a statue in the statue's own material."""
+    out = []
+    if look is None:
+        if appearance.hairy.any() and rng.random() < 0.6:
+            out.append(_carved(rng, grow(rng, Cut.draw(rng), surface, appearance.hairy, (0.5, 0.5, 0.5), 0.1), surface))
+        if rng.random() < 0.25:
+            field = appearance.bearded
+            out.append(_carved(rng, grow_beard(rng, surface, field, (0.5, 0.5, 0.5), rng.random()), surface))
+        return [piece for piece in out if piece is not None]
+    gloss = float(rng.uniform(0.05, 0.6))
+    if look.hair in ("locks", "long"):
+        style = "long" if look.hair == "long" and rng.random() < 0.6 else None
+        out.append(grow(rng, Cut.draw(rng, style), surface, appearance.hairy, look.hair_color, gloss))
+    if look.beard > 0.45 or (look.beard > 0.3 and rng.random() < 0.5):
+        out.append(grow_beard(rng, surface, appearance.bearded, look.hair_color, look.beard * rng.random()))
+    return [piece for piece in out if piece is not None]
+
+
+def _carved(rng, piece: Surface | None, stone: Surface) -> Surface | None:
+    """The piece in the colour and gloss of the stone, or painted."""
+    if piece is None:
+        return None
+    pick = (
+        rng.integers(len(stone.vertices), size=len(piece.vertices))
+        if rng.random() < 0.2
+        else rng.integers(len(stone.vertices))
+    )
+    material = piece.material.copy()
+    material[:, :3] = stone.material[0, :3]
+    albedo = np.broadcast_to(stone.albedo[pick], piece.albedo.shape).copy()
+    return replace(piece, albedo=albedo, material=material)
+
+
+def _bust(rng, surface: Surface) -> Surface:
+    """End the bust below at a plane and at the arms, before the mesh's own ragged border."""
+    flat = surface.vertices.copy()
+    wide = rng.uniform(0.13, 0.19)
+    faces = surface.faces
+    if rng.random() < 0.8:
+        tilt, cut = rng.normal(0, 0.25), rng.uniform(-0.27, -0.12)
+        height = flat[:, 1] + tilt * flat[:, 2] - cut
+        faces = faces[(height > 0)[faces].any(1)]
+        flat[:, 1] -= np.minimum(height, 0)  # faces across the plane end on it
+    lean = rng.uniform(0, 0.5)  # the cut through the arms leans inward below
+    limit = wide + lean * np.clip(flat[:, 1] + 0.2, -0.1, 0.1)
+    beyond = np.abs(flat[:, 0]) > limit
+    flat[:, 0] = np.clip(flat[:, 0], -limit, limit)
+    normals = surface.normals.copy()
+    ends = beyond & (flat[:, 1] < -0.1)
+    normals[ends] = np.stack([np.sign(flat[ends, 0]), np.full(ends.sum(), -lean), np.zeros(ends.sum())], 1)
+    return compact(replace(surface, vertices=flat, faces=faces, normals=normals))
+
+
+def head_surface(vertices0: np.ndarray, appearance) -> Surface:
+    """Level-0 vertices and an appearance to the displaced surface that is rendered, with its ambient occlusion."""
+    top = topology()
+    faces = top.faces[2]
+    vertices = refine(vertices0, 2)
+    normals = smooth_normals(vertices, faces)
+    vertices = vertices + appearance.relief[:, None] * normals + appearance.shift
+    normals = smooth_normals(vertices, faces)
+    if appearance.hidden.any():
+        faces = faces[~appearance.hidden[faces].any(1)]
+    coarse = len(top.sites[1].points)  # Loop keeps the vertices of level 1 in front
+    visible = ambient_visibility(vertices[:coarse], normals[:coarse], top.faces[1], 16)
+    material = appearance.material.copy()
+    material[:, 3] *= np.asarray(top.up[1] @ visible)
+    grain = np.concatenate([appearance.grain, appearance.bump[:, None]], 1).astype(np.float32)
+    return Surface(vertices, faces, normals, appearance.albedo, material, grain)
+
+
+def draw_expression(rng: np.random.Generator, strength: float = 0.6) -> dict[str, float]:
+    """A random face: a few actions, both sides nearly alike, and a gaze."""
+    names = topology().basis.action_labels
+    out: dict[str, float] = {}
+    for word in rng.permutation(EXPRESSIONS)[: rng.integers(0, 5)]:
+        value = float(np.clip(abs(rng.normal(0, strength)), 0, 1))
+        sides = [name for name in names if name in (word, f"{word}Left", f"{word}Right")]
+        for name in sides:
+            out[name] = float(np.clip(value * rng.uniform(0.8, 1.1), 0, 1))
+    if rng.random() < 0.15:
+        out["eyeBlinkLeft"] = out["eyeBlinkRight"] = 1.0
+    aside, up = rng.normal(0, 0.35, 2)
+    out["eyeLookOutLeft"] = out["eyeLookInRight"] = float(np.clip(aside, 0, 1))
+    out["eyeLookInLeft"] = out["eyeLookOutRight"] = float(np.clip(-aside, 0, 1))
+    for side in ("Left", "Right"):
+        out[f"eyeLookUp{side}"], out[f"eyeLookDown{side}"] = float(np.clip(up, 0, 1)), float(np.clip(-up, 0, 1))
+    return out
+
+
+def turn(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """Rotation of the head, radians: yaw about Y, then pitch about X, then roll about Z.  # 3,3"""
+    cy, sy, cx, sx, cz, sz = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch), np.cos(roll), np.sin(roll)
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return about_y @ about_x @ about_z
