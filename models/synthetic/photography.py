@@ -36,21 +36,24 @@ def draw_rig(rng: np.random.Generator, points: np.ndarray, views: int, size: int
     """A random rig about a subject (points (N, 3) of it), of which ``views`` cameras are kept, in random order.
 
     5 to 12 azimuths with jitter around all or part of the circle, elevations from -22 to 48 degrees, 0.5 to 2.4 m away,
-    focal lengths such that the subject (or its head) fills half to all of the picture, some cut at the border.
+    focal lengths such that the subject (or its head) fills half to all of the picture, some cut at the border. Half of
+    the rigs keep rather those cameras that see the face, as rigs are built.
     """
-    if rng.random() < 0.6:  # frame the upper part: a head, whatever stands below it
+    if rng.random() < 0.7:  # frame the upper part: a head, whatever stands below it
         points = points[points[:, 1] > min(rng.uniform(-0.2, -0.11), points[:, 1].max() - 0.12)]
     middle = (points.min(0) + points.max(0)) / 2
     count = max(int(rng.integers(5, 13)), views)
     arc = rng.choice([2 * np.pi, rng.uniform(np.pi * 0.6, 2 * np.pi)], p=[0.6, 0.4])
-    start = rng.uniform(0, 2 * np.pi) if arc > 6.2 or rng.random() < 0.4 else -arc / 2 + rng.normal(0, 0.2)
+    start = rng.uniform(0, 2 * np.pi) if arc > 6.2 or rng.random() < 0.3 else -arc / 2 + rng.normal(0, 0.2)
     distance = np.exp(rng.uniform(np.log(0.45), np.log(2.0)))
-    fill = rng.uniform(0.55, 0.95)
+    fill = rng.uniform(0.58, 1.0)
     tilt = rng.uniform(-10, 25)
     sideways = rng.random() < 0.08  # a rig of upright pictures stored lying
-    cameras = []
+    cameras, weights = [], []
+    liking = rng.choice([0.0, rng.uniform(0.5, 3.0)])
     for k in range(count):
         azimuth = start + arc * (k + rng.normal(0, 0.12)) / count
+        weights.append(1 + liking * max(np.cos(azimuth), 0))
         elevation = np.radians(np.clip(tilt + rng.normal(0, 10), -22, 48))
         far = distance * rng.uniform(0.85, 1.15) + 0.12
         place = middle + far * np.array(
@@ -76,7 +79,7 @@ def draw_rig(rng: np.random.Generator, points: np.ndarray, views: int, size: int
             ]
         )
         cameras.append(Camera(camera.name, size, size, K, camera.dist, camera.R, camera.t))
-    return [cameras[k] for k in rng.permutation(count)[:views]]
+    return [cameras[k] for k in rng.choice(count, views, replace=False, p=np.array(weights) / sum(weights))]
 
 
 @dataclass(frozen=True)

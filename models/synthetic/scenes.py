@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from models.synthetic.noise import fbm
 from models.synthetic.render import Surface
 from models.synthetic.shapes import hat, plinth, random_solid, sharpened
 from models.synthetic.surfaces import join
+from models.synthetic.surroundings import surroundings
 from models.synthetic.topology import smooth_normals
 
 
@@ -41,6 +42,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
             pieces.append(_plinth(rng, pieces[0]))
     surface = join(pieces)
     lighting, flash = draw_light(rng)
+    surface = replace(surface, beside=surroundings(rng, surface))
     return Scene(surface, with_shadows(lighting, surface.vertices, surface.faces), kind, flash)
 
 
