@@ -30,10 +30,14 @@ class Team:
         return self.rank == 0
 
     def average_gradients(self, network: nn.Module) -> None:
-        """Replace every gradient by its mean over the processes."""
+        """Replace every gradient by its mean over the processes; one that a process does not have is zero there."""
         if self.size == 1:
             return
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        for parameter in parameters:  # a batch without known depths gives the depth heads none, another's does
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         parts = flat.div_(self.size).split([gradient.numel() for gradient in gradients])

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from models.network import NetworkConfig, NormalNetwork
+from models.training.parallel import Team
 from protocol.calibration import Camera
 
 TINY = NetworkConfig(dim=48, heads=4, blocks=2, decoder=(16, 8, 8))
@@ -93,3 +95,10 @@ def tiny_network(seed: int = 0, config: NetworkConfig = TINY) -> NormalNetwork:
             if name.endswith(("offset.weight", "depths.0.weight", "depths.1.weight")):
                 parameter.normal_(std=0.3)
     return network.eval().requires_grad_(False)
+
+
+def lacks_second_gradient(team: Team) -> None:
+    """One process of a team, whose batch gives the second layer no gradient; here, where a new process can import it."""
+    layers = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)])
+    layers[0](torch.ones(1, 2)).sum().backward()
+    team.average_gradients(layers)
