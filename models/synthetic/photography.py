@@ -41,6 +41,7 @@ def draw_rig(rng: np.random.Generator, points: np.ndarray, views: int, size: int
     """
     if rng.random() < 0.7:  # frame the upper part: a head, whatever stands below it
         points = points[points[:, 1] > min(rng.uniform(-0.2, -0.11), points[:, 1].max() - 0.12)]
+    points = points[:: max(1, len(points) // 2000)]
     middle = (points.min(0) + points.max(0)) / 2
     count = max(int(rng.integers(5, 13)), views)
     arc = rng.choice([2 * np.pi, rng.uniform(np.pi * 0.6, 2 * np.pi)], p=[0.6, 0.4])
@@ -62,7 +63,7 @@ def draw_rig(rng: np.random.Generator, points: np.ndarray, views: int, size: int
         roll = np.radians(rng.normal(0, 5)) + (np.pi / 2 * rng.choice([-1, 1]) if sideways else 0)
         target = middle + rng.normal(0, 0.012, 3)
         camera = look_at(f"cam{k:02d}", place, target, 1000.0, (size, size), roll)
-        at = points[:: max(1, len(points) // 2000)] @ camera.R.T + camera.t
+        at = points @ camera.R.T + camera.t
         plane = at[:, :2] / at[:, 2:]
         low, high = plane.min(0), plane.max(0)
         focal = fill * rng.uniform(0.92, 1.08) * size / (high - low).max()
@@ -204,6 +205,6 @@ def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 def exposure_for(lights: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float:
     """The gain that brings the subject's upper middle tones (70th percentile, all views) to linear 0.32."""
     values = np.concatenate(
-        [light[mask].max(1) for light, mask in zip(lights, masks, strict=True) if mask.any()] or [np.ones(1)]
+        [light[mask][::3].max(1) for light, mask in zip(lights, masks, strict=True) if mask.any()] or [np.ones(1)]
     )
     return float(np.clip(0.32 / max(np.percentile(values, 70), 1e-4), 0.02, 50))

@@ -83,14 +83,16 @@ def render(surface: Surface, cameras: Sequence[Camera], lighting: Lighting, *, c
     faces = np.ascontiguousarray(surface.faces, np.int32)
     if not surface.beside:
         return [_render_view(own, faces, len(faces), camera, lighting, closed) for camera in cameras]
-    middle = (surface.vertices.min(0) + surface.vertices.max(0)) / 2
+    middle = surface.vertices[::20].mean(0)
+    own = _wide(own)
+    others = [(other, _wide(_attributes(other.surface))) for other in surface.beside]
     out = []
     for camera in cameras:
-        rows, triangles = [_wide(own)], [faces]
-        for other in surface.beside:
+        rows, triangles = [own], [faces]
+        for other, attributes in others:
             if other.seen(camera, middle):
                 triangles.append((other.surface.faces + sum(len(row) for row in rows)).astype(np.int32))
-                rows.append(_wide(_attributes(other.surface)))
+                rows.append(attributes)
         view = _render_view(np.concatenate(rows), np.concatenate(triangles), len(faces), camera, lighting, closed)
         out.append(view)
     return out
