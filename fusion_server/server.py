@@ -31,6 +31,12 @@ THUMBNAIL_PERIOD = 0.5  # seconds
 def rig_calibration(rig: Rig) -> Calibration:
     """The calibration of the rig's cameras, in the rig's order. Raises HeadstreamError for a camera without one."""
     whole = load_calibration(rig.calibration)
+    for place, camera in enumerate(rig.cameras):
+        if camera.id not in whole.names:
+            known = ", ".join(whole.names)
+            raise HeadstreamError(
+                f"{rig.calibration}: has no camera {camera.id!r} (camera[{place}].id); it has {known}"
+            )
     return Calibration(tuple(whole[camera.id] for camera in rig.cameras), {}, whole.extra)
 
 
