@@ -98,7 +98,7 @@ def tiny_network(seed: int = 0, config: NetworkConfig = TINY) -> NormalNetwork:
 
 
 def lacks_second_gradient(team: Team) -> None:
-    """One process of a team, whose batch gives the second layer no gradient; here, where a new process can import it."""
+    """One process of a team whose batch gives the second layer no gradient. Here, where a new process can import it."""
     layers = nn.ModuleList([nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)])
     layers[0](torch.ones(1, 2)).sum().backward()
     team.average_gradients(layers)
