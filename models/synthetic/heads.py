@@ -8,11 +8,12 @@ import numpy as np
 
 from models.synthetic.hair import Cut, grow, grow_beard
 from models.synthetic.lighting import ambient_visibility
+from models.synthetic.relief import face_relief
 from models.synthetic.render import Surface
 from models.synthetic.skin import Appearance, Look, carve, dress
 from models.synthetic.subject import Subject
 from models.synthetic.surfaces import compact, join
-from models.synthetic.topology import refine, smooth_normals, topology
+from models.synthetic.topology import Sites, refine, smooth_normals, topology
 
 EXPRESSIONS = (
     *("jawOpen", "mouthSmile", "mouthFrown", "mouthPucker", "mouthFunnel", "mouthUpperUp", "mouthLowerDown"),
@@ -33,11 +34,21 @@ def draw_head(rng: np.random.Generator, kind: str, hatted: float | None = None) 
     else:
         look = None
         appearance = carve(rng, sites, kind == "skull")
+    if kind != "skull" and rng.random() < 0.85:
+        appearance = _lined(rng, appearance, sites, subject.age, expression, kind == "person")
     surface = head_surface(vertices, appearance)
     if hatted is not None:
         appearance = replace(appearance, hairy=appearance.hairy * (surface.vertices[:, 1] < hatted - 0.012))
     growth = _growth(rng, surface, appearance, look) if kind != "skull" else []
     return join([_bust(rng, surface), *growth])
+
+
+def _lined(rng, appearance: Appearance, sites: Sites, age: float, expression, alive: bool) -> Appearance:
+    """The appearance with fine relief on the face; grooves are a little darker."""
+    amount = np.clip((age - 0.5) * 1.4 + rng.normal(0, 0.2), 0.0, 1.0) if alive else rng.random()
+    relief = face_relief(rng, sites, float(amount), expression, 1.0 if alive else rng.uniform(0.5, 2.0))
+    shade = 1 - np.clip(-relief / np.float32(0.001), 0, 1) * np.float32(rng.uniform(0, 0.3))
+    return replace(appearance, relief=appearance.relief + relief, albedo=appearance.albedo * shade[:, None])
 
 
 def _coiffed(rng, look: Look) -> Look:
