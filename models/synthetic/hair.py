@@ -55,7 +55,7 @@ class Cut:
                    u(0.03, 0.3))  # fmt: skip
         wave = u(0.001, 0.007) if rng.random() < 0.6 else 0.0
         changes = {
-            "crop": dict(length=u(0.015, 0.035), lift=u(0.1, 0.5), gravity=0.05, count=330, width=u(0.005, 0.009)),
+            "crop": dict(length=u(0.015, 0.035), lift=u(0.1, 0.5), gravity=0.05, count=520, width=u(0.008, 0.013)),
             "swept": dict(length=u(0.05, 0.12), gravity=u(0.05, 0.2), lift=u(0.05, 0.25), curl=0.3 * wave),
             "parted": dict(length=u(0.06, 0.13), gravity=u(0.3, 0.6), lift=u(0.0, 0.2), curl=0.5 * wave),
             "fringe": dict(length=u(0.06, 0.1), gravity=u(0.3, 0.6), curl=0.3 * wave),
@@ -101,7 +101,7 @@ def grow_beard(rng: np.random.Generator, head: Surface, field: np.ndarray, color
     length = 0.012 + 0.1 * full * full * rng.uniform(0.5, 1.3)
     curl = rng.uniform(0.0, 0.004) if rng.random() < 0.5 else 0.0
     cut = replace(
-        Cut.draw(rng, "crop"), style="beard", count=190, length=length, width=rng.uniform(0.004, 0.007), curl=curl,
+        Cut.draw(rng, "crop"), style="beard", count=240, length=length, width=rng.uniform(0.006, 0.01), curl=curl,
         turns=rng.uniform(40, 120), gravity=rng.uniform(0.5, 1.2), lift=rng.uniform(0.2, 0.8), volume=0.002, ragged=0.4,
     )  # fmt: skip
     roots = _roots(rng, head, field, cut.count)
@@ -239,7 +239,7 @@ def _tubes(rng, cut: Cut, spines, outward, color, gloss: float, sides: int = 6) 
         grown = cut.curl * np.minimum(1, 3 * s)
         spines = spines + grown * (np.sin(phase) * side + (0.6 * np.cos(phase) + 0.6) * up)
     width = cut.width * rng.uniform(0.6, 1.3, (count, 1, 1)) * np.minimum(1, 0.5 + 3 * s)
-    width = width * np.clip((1.02 - s) * 2.2, 0.25, 1)
+    width = width * np.clip((1.02 - s) * 2.2, 0.35, 1)
     angle = np.linspace(0, 2 * np.pi, sides, endpoint=False, dtype=np.float32)
     ring = (
         width[:, :, None]
