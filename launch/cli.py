@@ -7,13 +7,16 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from launch.progress import progress_bar
 from protocol.errors import HeadstreamError
+
+if TYPE_CHECKING:
+    from protocol.capture_folder import CaptureFolder
 
 app = typer.Typer(
     help="Continuous 3D head capture from a ring of ordinary cameras.",
@@ -131,19 +134,58 @@ def reconstruct(
 
 @app.command()
 def evaluate(
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="what `reconstruct` wrote, or a take")],
-    truth: Annotated[Path, typer.Option(help="a capture folder with meshes, normals or points.npz")],
-    meshes: Annotated[int | None, typer.Option(min=1, help="measure only so many, evenly spread")] = None,
+    result: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RESULT]", help="what `reconstruct` wrote, a take, or a capture that knows its normals"
+        ),
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="a capture folder with meshes, normals or points.npz to score RESULT against")
+    ] = None,
+    meshes: Annotated[int | None, typer.Option(min=1, help="measure only so many frames, evenly spread")] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="score the normal engine on scenes that no training sees")
+    ] = False,
+    sets: Annotated[int, typer.Option(min=1, help="so many synthetic scenes")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="which synthetic scenes")] = 0,
+    views: Annotated[str, typer.Option(help="numbers of views to compare")] = "3,6,8,10",
+    cache: Annotated[
+        Path | None, typer.Option(help="where synthetic scenes are kept; default: the user's cache")
+    ] = None,
+    cameras: Annotated[str | None, typer.Option(help="cameras or groups of a capture, separated by commas")] = None,
+    engine: Annotated[str, typer.Option(help="normal engine: openvino or torch")] = "openvino",
+    weights: Annotated[Path | None, typer.Option(help="a weights file; default: the shipped ones")] = None,
+    size: Annotated[int, typer.Option(min=64, max=2048, help="pixels of the network's pictures")] = 256,
+    precision: Annotated[str, typer.Option(help="bf16 or f32")] = "bf16",
     as_json: JsonFlag = False,
 ) -> None:
-    """Score meshes and normals against a truth."""
-    from launch.evaluate import evaluate as run
-    from launch.evaluate import table
-
+    """Score meshes and normals against a truth, or the normal engine alone."""
+    if synthetic == (result is not None):
+        raise HeadstreamError("evaluate: give either a RESULT (with --truth), a capture folder, or --synthetic")
     with progress_bar(as_json) as progress:
         task = progress.add_task("evaluate", total=None)
-        scores = run(result, truth, meshes, lambda done, total: progress.update(task, completed=done, total=total))
-    print(json.dumps(scores) if as_json else table(scores))
+
+        def step(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        if result is not None and truth is not None:
+            from launch.evaluate import evaluate as run
+            from launch.evaluate import table as show
+
+            scores = run(result, truth, meshes, lambda done, total: step("evaluate", done, total))
+        else:
+            from launch import evaluate_model as model
+
+            choice = model.EngineChoice(engine, weights, size, precision)
+            if result is None:
+                show = model.synthetic_table
+                scores = model.evaluate_synthetic(choice, sets, seed, model.parse_views(views), cache, step)
+            else:
+                folder = _capture_with_truth(result)
+                show = model.capture_table
+                scores = model.evaluate_capture(choice, folder, folder.calibration.select(cameras), meshes, step)
+    print(json.dumps(scores) if as_json else show(scores))
 
 
 @app.command()
@@ -191,6 +233,17 @@ def train(
     from models.training.train import train as run
 
     run(config, lambda line: print(line, flush=True))
+
+
+def _capture_with_truth(path: Path) -> CaptureFolder:
+    """The capture folder, or one line that says that a result needs ``--truth``."""
+    from protocol.capture_folder import CaptureFolder
+
+    if not (path / "cameras.json").exists():
+        raise HeadstreamError(
+            f"{path}: is no capture folder; a result of `reconstruct` or a take needs --truth CAPTURE"
+        )
+    return CaptureFolder.open(path)
 
 
 def main() -> None:

@@ -18,6 +18,9 @@ from geometry.mesh import Mesh, face_normals, read_ply, vertex_normals
 from geometry.rasterize import make_rasterizer
 from geometry.visibility import views_of
 from launch.truth import SEEN_BY, true_mesh
+from models.evaluation import THRESHOLDS, NormalErrors, gradient_errors, view_disagreement
+from models.rays import stack_cameras
+from protocol.calibration import Camera
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
@@ -37,8 +40,8 @@ def evaluate(result: Path, truth: Path, meshes: int | None, progress: Callable[[
     """Score what ``reconstruct`` or a recording made against a capture folder that knows more.
 
     Surface: distance to the true mesh of the mesh's vertices that two cameras or more see, and the angle between their
-    normals; or the distance of the truth's sure points to the mesh. Normals: where
-    both masks are set, predicted maps against true ones. Raises HeadstreamError when there is nothing to compare.
+    normals; or the distance of the truth's sure points to the mesh. Normals: where both masks are set, predicted maps
+    against true ones, and against each other. Raises HeadstreamError when there is nothing to compare.
     """
     scored = list(_meshes(result))
     if not scored:
@@ -131,25 +134,56 @@ def _position(frame: str, folder: CaptureFolder) -> int:
 
 
 def _normals(result: Path, folder: CaptureFolder) -> dict[str, float]:
-    """Saved normal maps against true ones, pooled over all pixels."""
-    angles, overlaps = [], []
-    for path in sorted((result / "normals").glob("*/*.npz")):
-        frame, camera = path.parent.name, path.stem
-        true_path, mask_path = folder.normal(frame, camera), folder.mask(frame, camera)
-        if not true_path.exists() or not mask_path.exists():
-            continue
-        with np.load(path) as ours, np.load(true_path) as truth:
-            normal, mask, true = ours["normal"].astype(np.float32), ours["mask"], truth["normal"].astype(np.float32)
-        true_mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 127
-        both = mask & true_mask
-        angles.append(normal_error_degrees(normal, true, both))
-        overlaps.append(both.sum() / max((mask | true_mask).sum(), 1))
-    if not angles:
-        return {}
-    pooled = np.concatenate(angles)
-    return {
-        "normals_mean_deg": float(pooled.mean()),
-        "normals_median_deg": float(np.median(pooled)),
-        "normals_below_10_deg_percent": float(100 * (pooled < 10).mean()),
-        "mask_iou": float(np.mean(overlaps)),
-    }
+    """Saved normal maps against true ones, pooled over all pixels; and against each other, at points of a surface.
+
+    The surface is the true mesh where the capture has one, else the mesh that was made from the normals.
+    """
+    angles, gradients, overlaps, apart, floor = [], [], [], [], []
+    for maps in sorted(path for path in (result / "normals").glob("*") if path.is_dir()):
+        frame = maps.name
+        cameras = [without_distortion(c) for c in folder.calibration.cameras if (maps / f"{c.name}.npz").exists()]
+        loaded = [np.load(maps / f"{camera.name}.npz") for camera in cameras]
+        normals = [data["normal"].astype(np.float32) for data in loaded]
+        masks = [data["mask"] for data in loaded]
+        for camera, normal, mask in zip(cameras, normals, masks, strict=True):
+            true_path, mask_path = folder.normal(frame, camera.name), folder.mask(frame, camera.name)
+            if not true_path.exists() or not mask_path.exists():
+                continue
+            with np.load(true_path) as truth:
+                true = truth["normal"].astype(np.float32)
+            true_mask = cv2.imread(str(mask_path), cv2.IMREAD_GRAYSCALE) > 127
+            both = mask & true_mask
+            angles.append(normal_error_degrees(normal, true, both))
+            gradients.append(gradient_errors(normal, true, both))
+            overlaps.append(both.sum() / max((mask | true_mask).sum(), 1))
+        mesh = folder.mesh(frame) if folder.mesh(frame).exists() else result / "mesh" / f"{frame}.ply"
+        if mesh.exists() and len(cameras) > 1:
+            sampling, differing = _views_apart(read_ply(mesh), cameras, normals, masks)
+            floor.append(sampling)
+            apart.append(differing)
+    scores = {}
+    if angles:
+        errors = NormalErrors.of(np.concatenate(angles))
+        scores = {"normals_mean_deg": errors.mean, "normals_median_deg": errors.median}
+        shares = zip(THRESHOLDS, errors.below, strict=True)
+        scores |= {f"normals_below_{limit:g}_deg_percent": 100 * share for limit, share in shares}
+        scores |= {"normals_gradient": float(np.concatenate(gradients).mean()), "mask_iou": float(np.mean(overlaps))}
+    if sum(map(len, apart)):
+        scores["normals_between_views_deg"] = float(np.concatenate(apart).mean())
+        scores["normals_between_views_median_deg"] = float(np.median(np.concatenate(apart)))
+        scores["normals_between_views_of_the_mesh_itself_deg"] = float(np.concatenate(floor).mean())
+    return scores
+
+
+def _views_apart(
+    mesh: Mesh, cameras: list[Camera], normals: list[np.ndarray], masks: list[np.ndarray]
+) -> tuple[np.ndarray, ...]:
+    """Angles between views at the same point of a mesh: of the mesh's own normals, and of the predicted ones."""
+    shape = normals[0].shape
+    chosen = [i for i, normal in enumerate(normals) if normal.shape == shape]  # cameras of one size can be compared
+    K, R, t = stack_cameras([cameras[i] for i in chosen])
+    raster = make_rasterizer("cpu").rasterize(mesh.vertices, mesh.faces, [cameras[i] for i in chosen])
+    world = raster.interpolate(mesh.faces, vertex_normals(mesh.vertices, mesh.faces))  # V,H,W,3
+    own = np.einsum("vij,vhwj->vhwi", R, world)
+    depth = np.where(np.stack([masks[i] for i in chosen]), raster.depth, 0)
+    return view_disagreement((own, np.stack([normals[i] for i in chosen])), depth, K, R, t, step=3)

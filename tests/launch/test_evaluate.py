@@ -1,0 +1,83 @@
+"""``headstream evaluate``: the engine alone on scenes and captures, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from launch.cli import app
+from launch.evaluate import evaluate
+from launch.evaluate_model import parse_views
+from models.synthetic.bake import bake_capture
+from protocol.capture_folder import CaptureFolder
+from protocol.errors import HeadstreamError
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory):
+    out = tmp_path_factory.mktemp("bake") / "tiny"
+    return bake_capture(out, seconds=0.03, cameras=3, size=96, maps_every=1, workers=1)
+
+
+def printed(*arguments):
+    done = CliRunner().invoke(app, ["evaluate", *map(str, arguments), "--json"], catch_exceptions=False)
+    return json.loads(done.stdout)
+
+
+def test_synthetic_scenes_are_scored(tmp_path):
+    few = ["--sets", 2, "--views", "2,1", "--size", 64, "--engine", "torch", "--precision", "f32", "--cache", tmp_path]
+    scores = printed("--synthetic", *few)
+    assert scores["sets"] == 2 and scores["views"] == 2 and scores["seed"] == 0
+    assert set(scores["by_views"]) == {"1", "2"} and 0 < scores["by_kind"]["all"]["mean_deg"] < 90
+    assert "torch" in scores["engine"] and len(list(tmp_path.glob("*/0-*.npz"))) == 2
+    assert printed("--synthetic", *few)["by_kind"] == scores["by_kind"]
+
+
+def test_a_capture_that_knows_its_normals_scores_the_engine(capture):
+    scores = printed(capture, "--engine", "torch", "--precision", "f32", "--size", 96)
+    assert scores["frames"] == 1 and 0 < scores["mean_deg"] < 60 and scores["mask_iou"] > 0.5
+    assert 0 < scores["sampling_deg"] < scores["disagreement_deg"]
+
+
+def test_saved_normals_are_scored_against_the_truth_and_each_other(capture, tmp_path):
+    folder = CaptureFolder.open(capture)
+    frame = folder.frames[0]
+    (tmp_path / "mesh").mkdir()
+    (tmp_path / "mesh" / f"{frame}.ply").write_bytes(folder.mesh(frame).read_bytes())
+    (tmp_path / "normals" / frame).mkdir(parents=True)
+    for name in folder.calibration.names:
+        with np.load(folder.normal(frame, name)) as data:
+            normal = data["normal"]
+        mask = np.abs(normal).sum(-1) > 0
+        np.savez(tmp_path / "normals" / frame / f"{name}.npz", normal=normal, mask=mask)
+    scores = evaluate(tmp_path, capture, None, lambda *_: None)
+    assert scores["normals_mean_deg"] < 0.1 and scores["normals_gradient"] < 1e-3
+    assert scores["normals_below_5_deg_percent"] == 100 and scores["mask_iou"] == 1
+    between = scores["normals_between_views_deg"], scores["normals_between_views_of_the_mesh_itself_deg"]
+    assert 0 < between[0] < 5 and between[0] == pytest.approx(between[1], abs=1.0)
+
+
+@pytest.mark.parametrize("text", ["", "3,x", "0,3", "3,17", "3;4"])
+def test_numbers_of_views_that_cannot_be_are_one_line(text):
+    with pytest.raises(HeadstreamError, match="from 1 to 16"):
+        parse_views(text)
+    assert parse_views("8,3,3") == (3, 8)
+
+
+@pytest.mark.parametrize("arguments", [[], ["somewhere", "--synthetic"]])
+def test_either_a_result_or_synthetic_scenes(arguments):
+    done = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert isinstance(done.exception, HeadstreamError) and "give either" in str(done.exception)
+
+
+def test_a_result_without_truth_is_told_what_it_needs(tmp_path):
+    done = CliRunner().invoke(app, ["evaluate", str(tmp_path)])
+    assert isinstance(done.exception, HeadstreamError) and "--truth" in str(done.exception)
+
+
+def test_a_capture_without_normals_is_refused(shared_data):
+    done = CliRunner().invoke(app, ["evaluate", str(shared_data / "skull")])
+    assert isinstance(done.exception, HeadstreamError) and "no frame has true normals" in str(done.exception)
