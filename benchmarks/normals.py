@@ -2,8 +2,8 @@
 
     python -m benchmarks normals [--engine openvino|torch] [--precision bf16] [--shapes 8x256,10x256]
 
-Random pictures and a ring of cameras: speed does not depend on what is in a picture. On a GPU (engine torch) the time
-is that of `predict`: pictures in host memory to maps in host memory.
+A lit ball in a ring of cameras: speed does not depend on what is in a picture, and parity is measured on the ball. On a
+GPU (engine torch) the time is that of `predict`: pictures in host memory to maps in host memory.
 """
 
 from __future__ import annotations
@@ -17,19 +17,8 @@ import numpy as np
 
 from benchmarks._machine import machine
 from models.engines import ENGINES, NormalEngine, make_engine
+from models.engines.parity import lit_ball, parity, ring
 from protocol.calibration import Camera
-
-
-def ring(views: int, size: int) -> list[Camera]:
-    """Cameras around the origin, 1 m away."""
-    cameras = []
-    for angle in np.linspace(0, 2 * np.pi, views, endpoint=False):
-        forward = -np.array([np.sin(angle), 0.0, np.cos(angle)])
-        right = np.cross(forward, [0.0, 1.0, 0.0])
-        R = np.stack([right, np.cross(forward, right), forward])
-        K = np.array([[2.0 * size, 0, (size - 1) / 2], [0, 2.0 * size, (size - 1) / 2], [0, 0, 1.0]])
-        cameras.append(Camera(f"cam{len(cameras)}", size, size, K, np.zeros(5), R, np.array([0, 0, 1.0])))
-    return cameras
 
 
 def milliseconds(engine: NormalEngine, images: np.ndarray, cameras: list[Camera], repeats: int) -> np.ndarray:
@@ -49,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=ENGINES, default="openvino")
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--weights", type=Path, help="default: the shipped ones")
     parser.add_argument("--shapes", default="8x256")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--json", type=Path)
@@ -57,20 +47,19 @@ def main() -> None:
     rows = []
     for shape in options.shapes.split(","):
         views, size = map(int, shape.split("x"))
-        engine = make_engine(options.engine, views=views, size=size, precision=options.precision)
-        exact = make_engine("torch", views=views, size=size, precision="f32")
-        images = np.random.default_rng(0).integers(0, 256, (views, size, size, 3), dtype=np.uint8)
+        engine = make_engine(
+            options.engine, weights=options.weights, views=views, size=size, precision=options.precision
+        )
         cameras = ring(views, size)
+        images, _ = lit_ball(cameras)
         times = milliseconds(engine, images, cameras, options.repeats)
-        ours, reference = engine.predict(images, cameras), exact.predict(images, cameras)
-        cosine = np.clip((ours.normal * reference.normal).sum(-1), -1, 1)
         row = {
             "engine": engine.describe(),
             "views": views,
             "size": size,
             "median_ms": float(np.median(times)),
             "fastest_ms": float(times.min()),
-            "parity_mean_deg": float(np.degrees(np.arccos(cosine)).mean()),
+            "parity_mean_deg": parity(engine, options.weights).mean_deg,
         }
         rows.append(row)
         print(f"{shape:>8}  {row['median_ms']:7.1f} ms median, {row['fastest_ms']:7.1f} fastest, "

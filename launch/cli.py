@@ -235,6 +235,52 @@ def train(
     run(config, lambda line: print(line, flush=True))
 
 
+engine_app = typer.Typer(help="Build a normal engine ahead of a shoot, or hand the network to another runtime.")
+app.add_typer(engine_app, name="engine", no_args_is_help=True)
+ViewsOption = Annotated[
+    int | None, typer.Option(min=1, max=16, help="pictures of one moment; default: the rig's cameras")
+]
+SizeOption = Annotated[int | None, typer.Option(min=64, max=2048, help="pixels of the network's pictures")]
+WeightsOption = Annotated[Path | None, typer.Option(help="a weights file; default: the shipped ones")]
+
+
+@engine_app.command("build")
+def engine_build(
+    rig: Annotated[Path | None, typer.Option(help="take everything from this rig file")] = None,
+    views: ViewsOption = None,
+    size: SizeOption = None,
+    engine: Annotated[str | None, typer.Option(help="openvino or torch; default: the rig's, else openvino")] = None,
+    precision: Annotated[str | None, typer.Option(help="bf16 or f32; default: the rig's, else bf16")] = None,
+    weights: WeightsOption = None,
+    check: Annotated[bool, typer.Option(help="compare with PyTorch in float32")] = True,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build and keep the engine for one shape, so that the first start of a shoot is as quick as every other."""
+    from launch.engine import build_engine, built_lines, chosen_build
+
+    report = build_engine(chosen_build(rig, engine, weights, views, size, precision), check)
+    print(json.dumps(report) if as_json else built_lines(report))
+
+
+@engine_app.command("export")
+def engine_export(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="the .onnx file to write")],
+    rig: Annotated[Path | None, typer.Option(help="take views, size and weights from this rig file")] = None,
+    views: ViewsOption = None,
+    size: SizeOption = None,
+    weights: WeightsOption = None,
+) -> None:
+    """The network as ONNX with static shapes, compared with PyTorch."""
+    from launch.engine import chosen_build
+    from models.export import export_onnx, onnx_parity
+
+    build = chosen_build(rig, None, weights, views, size, None)
+    export_onnx(out, build.views, build.size, build.weights)
+    angle = onnx_parity(out, build.views, build.size, build.weights)
+    megabytes = out.stat().st_size / 1e6
+    print(f"{out}: {build.views} x {build.size} px, {megabytes:.1f} MB, {angle:.3f} degrees mean from PyTorch")
+
+
 def _capture_with_truth(path: Path) -> CaptureFolder:
     """The capture folder, or one line that says that a result needs ``--truth``."""
     from protocol.capture_folder import CaptureFolder

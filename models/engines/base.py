@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -30,14 +31,20 @@ class NormalEngine(ABC):
     """The network on one kind of hardware, ready for up to ``views`` pictures of ``size`` x ``size`` pixels."""
 
     name: str
+    location: Path | None = None  # where what was built for this shape is kept; None where nothing is
 
     def __init__(self, views: int, size: int) -> None:
+        self.check_shape(views, size)
+        self.views, self.size = views, size
+        self._rigs: OrderedDict[bytes, CameraInputs] = OrderedDict()
+
+    @staticmethod
+    def check_shape(views: int, size: int) -> None:
+        """Raises HeadstreamError when no engine can be made for so many views or such pictures."""
         if not 1 <= views <= 16:
             raise HeadstreamError(f"normals: {views} views; an engine takes 1 to 16")
         if size <= 0 or size % STRIDE:
             raise HeadstreamError(f"normals.size: {size}; must be a multiple of {STRIDE}")
-        self.views, self.size = views, size
-        self._rigs: OrderedDict[bytes, CameraInputs] = OrderedDict()
 
     @abstractmethod
     def describe(self) -> str:

@@ -7,6 +7,7 @@ The key of the cache holds everything that the graph depends on: weights, shape,
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -23,7 +24,9 @@ from models.rays import CameraInputs
 from models.weights import weights_digest, weights_path
 from protocol.errors import HeadstreamError
 
-_CODE = ("network.py", "rays.py", "engines/openvino.py")
+log = logging.getLogger(__name__)
+
+_CODE = ("network.py", "rays.py", "export.py", "engines/openvino.py")
 
 
 class OpenVinoEngine(NormalEngine):
@@ -41,8 +44,10 @@ class OpenVinoEngine(NormalEngine):
         able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = wanted if able else "f32"
         self._told = self.precision if self.precision == wanted else "f32 (this CPU has no bf16)"
+        if self.precision != wanted:
+            log.warning("normals: bf16 was asked for, and this CPU has none; float32 is used and takes longer")
         self._weights = f"{path.name} {weights_digest(path)[:8]}"
-        folder = _graph_folder(path, views, size)
+        folder = self.location = _graph_folder(path, views, size)
         settings = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
         if threads > 0:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -85,24 +90,13 @@ def _convert(weights: Path, views: int, size: int) -> ov.Model:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    from models.rays import camera_inputs
+    from models.export import Inference, example_inputs
     from models.weights import load_network
 
-    class Inference(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = load_network(weights)
-
-        def forward(self, images, direction, tokens, frames, lines):
-            return tuple(self.network.infer(images, direction, tokens, frames, lines))
-
-    K = np.tile(np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1.0]]), (views, 1, 1))
-    cameras = camera_inputs(K, np.tile(np.eye(3), (views, 1, 1)), np.tile([0.0, 0.0, 1.0], (views, 1)), size, size)
-    images = torch.zeros((1, views, size, size, 3), dtype=torch.uint8)
-    example = (images, *(torch.from_numpy(array)[None] for array in cameras))
+    example = example_inputs(views, size)
     frontend = FrontEndManager().load_by_framework("pytorch")
     with torch.no_grad():
-        decoder = TorchScriptPythonDecoder(Inference().eval(), example_input=example)
+        decoder = TorchScriptPythonDecoder(Inference(load_network(weights)).eval(), example_input=example)
         graph = frontend.convert(frontend.load(decoder))
     for given, tensor in zip(graph.inputs, example, strict=True):
         kind = ov.Type.u8 if tensor.dtype == torch.uint8 else ov.Type.f32

@@ -41,4 +41,4 @@ class TorchEngine(NormalEngine):
         inputs = [torch.from_numpy(np.ascontiguousarray(a))[None].to(self._device) for a in (images, *cameras)]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self._network.infer(*inputs)
-        return NormalPrediction(*(value[0].float().cpu().numpy() for value in output))
+        return NormalPrediction(*(value[0].float().cpu().numpy() for value in output[:3]))

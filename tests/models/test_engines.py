@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 from model_doubles import ball, ring, tiny_network
 
 from models.engines import ENGINES, make_engine
+from models.engines.parity import parity
 from models.evaluation import normal_errors
 from models.weights import SHIPPED, load_network, save_weights, weights_path
 from protocol.errors import HeadstreamError
@@ -65,6 +67,29 @@ def test_prediction_has_the_promised_shapes(engine, scene):
 
 def test_engines_agree_in_f32(engine, reference, scene):
     close(engine.predict(*scene), reference.predict(*scene), 0.1)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_f32_with_the_shipped_weights_is_pytorch_to_a_fifth_of_a_degree(name):
+    engine = make_engine(name, views=3, size=128, precision="f32", threads=1)
+    found = parity(engine)
+    assert found.mean_deg < 0.2 and found.mask < 0.005
+    cameras = ring(3, 128)
+    ours = engine.predict(ball(cameras, 0.2, np.random.default_rng(1))[0], cameras)
+    assert parity_of(ours, cameras) < 0.2  # on another scene and other cameras than parity's own
+
+
+def parity_of(ours, cameras) -> float:
+    """Degrees from the torch engine in f32, over the ball."""
+    images, _, mask = ball(cameras, 0.2, np.random.default_rng(1))
+    exact = make_engine("torch", views=len(cameras), size=128, precision="f32", threads=1).predict(images, cameras)
+    return normal_errors(ours.normal, exact.normal, mask).mean
+
+
+def test_parity_notices_other_weights(weights):
+    engine = make_engine("torch", weights=weights, views=2, size=64, precision="f32", threads=1)
+    assert parity(engine, weights).mean_deg == 0
+    assert parity(engine).mean_deg > 5
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -134,6 +159,29 @@ def test_second_start_reads_the_cached_graph(weights, scene, monkeypatch):
     monkeypatch.setattr("models.engines.openvino._convert", lambda *_: pytest.fail("converted again"))
     second = make_engine("openvino", weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
     np.testing.assert_array_equal(first.predict(*scene).normal, second.predict(*scene).normal)
+
+
+def test_an_engine_says_where_it_is_kept(weights):
+    kept = make_engine("openvino", weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
+    assert kept.location is not None and (kept.location / "model.xml").exists()
+    assert f"{VIEWS}x{SIZE}" in kept.location.name
+    assert make_engine("torch", weights=weights, views=VIEWS, size=SIZE, threads=1).location is None
+
+
+def test_a_cpu_without_bf16_computes_in_f32_and_says_so(weights, scene, monkeypatch, caplog):
+    class OldCpu(openvino.Core):
+        def get_property(self, device, name, *rest):
+            return (
+                ["FP32", "INT8"] if name == "OPTIMIZATION_CAPABILITIES" else super().get_property(device, name, *rest)
+            )
+
+    exact = make_engine("openvino", weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
+    assert not caplog.records
+    monkeypatch.setattr("models.engines.openvino.ov.Core", OldCpu)
+    old = make_engine("openvino", weights=weights, views=VIEWS, size=SIZE, precision="bf16", threads=1)
+    assert "float32 is used" in caplog.text
+    assert "f32 (this CPU has no bf16)" in old.describe()
+    np.testing.assert_array_equal(old.predict(*scene).normal, exact.predict(*scene).normal)
 
 
 def test_a_broken_graph_is_one_clear_line(tmp_path, weights, monkeypatch):

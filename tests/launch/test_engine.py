@@ -1,0 +1,86 @@
+"""``headstream engine``: what is built ahead of a shoot, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from launch.cli import app
+from launch.engine import Build, chosen_build
+from protocol.errors import HeadstreamError
+
+RIG = """
+name = "test"
+calibration = "cameras.json"
+[normals]
+engine = "torch"
+size = 128
+precision = "f32"
+weights = "mine.safetensors"
+[[camera]]
+id = "a"
+node = "pc0"
+driver = "replay"
+options = {capture = "capture"}
+[[camera]]
+id = "b"
+node = "pc0"
+driver = "replay"
+options = {capture = "capture"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_rig_says_all_and_an_option_wins(tmp_path):
+    rig = tmp_path / "rig.toml"
+    rig.write_text(RIG)
+    got = chosen_build(rig, None, None, None, None, None)
+    assert (got.engine, got.views, got.size, got.precision) == ("torch", 2, 128, "f32")
+    assert got.weights is not None and got.weights.name == "mine.safetensors"
+    other = chosen_build(rig, "openvino", None, 5, 64, "bf16")
+    assert (other.engine, other.views, other.size, other.precision) == ("openvino", 5, 64, "bf16")
+
+
+def test_without_a_rig_the_views_must_be_given():
+    assert chosen_build(None, None, None, 4, None, None) == Build("openvino", None, 4, 256, "bf16")
+    with pytest.raises(HeadstreamError, match="--rig RIG, or --views"):
+        chosen_build(None, None, None, None, 256, None)
+
+
+def test_what_was_built_is_found_again_and_is_true():
+    arguments = ["engine", "build", "--views", "2", "--size", "64", "--precision", "f32", "--json"]
+    first = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)
+    assert "2x64" in first["location"] and first["parity_mean_deg"] < 0.2 and first["parity_mask"] < 0.005
+    assert first["seconds_again"] < first["seconds"]  # converted the first time, read the second
+    second = json.loads(CliRunner().invoke(app, [*arguments, "--no-check"], catch_exceptions=False).stdout)
+    assert second["location"] == first["location"] and "parity_mean_deg" not in second
+    shown = CliRunner().invoke(app, arguments[:-1], catch_exceptions=False).stdout
+    assert "kept in" in shown and "degrees mean" in shown
+
+
+def test_an_engine_that_keeps_nothing_says_so():
+    arguments = ["engine", "build", "--views", "1", "--size", "64", "--engine", "torch", "--precision", "f32"]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    assert "nothing is kept" in shown and "0.000 degrees" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "--views", "2", "--size", "100"], "multiple of 16"),
+        (["build", "--views", "2", "--engine", "abacus"], "known are"),
+        (["build", "--rig", "nowhere.toml"], "nowhere.toml"),
+        (["build", "--views", "2", "--weights", "nowhere.safetensors"], "no such weights file"),
+        (["export", "nowhere/x.onnx"], "--rig RIG, or --views"),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(arguments, message):
+    done = CliRunner().invoke(app, ["engine", *arguments])
+    assert isinstance(done.exception, HeadstreamError) and message in str(done.exception)
+    assert "\n" not in str(done.exception)
