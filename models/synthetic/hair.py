@@ -84,6 +84,8 @@ def grow(rng: np.random.Generator, cut: Cut, head: Surface, field: np.ndarray, c
     if roots is None:
         return None
     steps = 9 if cut.length < 0.08 else 15
+    if cut.curl > 0.002:
+        steps = int(np.clip(5 * cut.length * cut.turns, steps, 26))
     body = Body.of(head.vertices)
     gathered = cut.style in ("tail", "bun")
     tie = _CENTER + np.float32([0, rng.uniform(-0.04, 0.1), -rng.uniform(0.085, 0.1)])

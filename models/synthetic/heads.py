@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from models.synthetic.garments import headscarf, shirt
+from models.synthetic.glasses import earrings, glasses
 from models.synthetic.hair import Cut, grow, grow_beard
 from models.synthetic.lighting import ambient_visibility
 from models.synthetic.relief import face_relief
@@ -37,10 +39,25 @@ def draw_head(rng: np.random.Generator, kind: str, hatted: float | None = None) 
     if kind != "skull" and rng.random() < 0.85:
         appearance = _lined(rng, appearance, sites, subject.age, expression, kind == "person")
     surface = head_surface(vertices, appearance)
+    worn = _worn(rng, surface, sites, rotation, hatted) if look else []
     if hatted is not None:
         appearance = replace(appearance, hairy=appearance.hairy * (surface.vertices[:, 1] < hatted - 0.012))
     growth = _growth(rng, surface, appearance, look) if kind != "skull" else []
-    return join([_bust(rng, surface), *growth])
+    bare = look is None or rng.random() < 0.35
+    body = _cut_arms(rng, surface) if bare else join([_cut_arms(rng, surface, 0.165), shirt(rng, surface.vertices)])
+    return join([_cut_below(rng, body), *growth, *worn])
+
+
+def _worn(rng, surface: Surface, sites: Sites, rotation, hatted) -> list[Surface]:
+    """What a person wears on the head."""
+    out = []
+    if rng.random() < 0.22:
+        out.append(glasses(rng, surface.vertices, sites))
+    if rng.random() < 0.12:
+        out.append(earrings(rng, surface.vertices, sites))
+    if hatted is None and rng.random() < 0.06:
+        out.append(headscarf(rng, surface.vertices, rotation))
+    return out
 
 
 def _lined(rng, appearance: Appearance, sites: Sites, age: float, expression, alive: bool) -> Appearance:
@@ -92,24 +109,26 @@ def _carved(rng, piece: Surface | None, stone: Surface) -> Surface | None:
     return replace(piece, albedo=albedo, material=material)
 
 
-def _bust(rng, surface: Surface) -> Surface:
-    """End the bust below at a plane and at the arms, before the mesh's own ragged border."""
+def _cut_below(rng, surface: Surface) -> Surface:
+    """End the bust below at a plane, before the mesh's own ragged border."""
     flat = surface.vertices.copy()
-    wide = rng.uniform(0.13, 0.19)
-    faces = surface.faces
-    if rng.random() < 0.8:
-        tilt, cut = rng.normal(0, 0.25), rng.uniform(-0.27, -0.12)
-        height = flat[:, 1] + tilt * flat[:, 2] - cut
-        faces = faces[(height > 0)[faces].any(1)]
-        flat[:, 1] -= np.minimum(height, 0)  # faces across the plane end on it
-    lean = rng.uniform(0, 0.5)  # the cut through the arms leans inward below
+    tilt, cut = rng.normal(0, 0.25), -0.27 + 0.15 * rng.random() ** 0.7
+    height = flat[:, 1] + tilt * flat[:, 2] - cut
+    flat[:, 1] -= np.minimum(height, 0)  # faces across the plane end on it
+    return compact(replace(surface, vertices=flat, faces=surface.faces[(height > 0)[surface.faces].any(1)]))
+
+
+def _cut_arms(rng, surface: Surface, wide: float | None = None) -> Surface:
+    """End the bust at two planes through the arms, ``wide`` metres out or at random; they lean inward below."""
+    wide = rng.uniform(0.13, 0.19) if wide is None else wide
+    flat = surface.vertices.copy()
+    lean = rng.uniform(0, 0.5)
     limit = wide + lean * np.clip(flat[:, 1] + 0.2, -0.1, 0.1)
-    beyond = np.abs(flat[:, 0]) > limit
-    flat[:, 0] = np.clip(flat[:, 0], -limit, limit)
+    ends = (np.abs(flat[:, 0]) > limit) & (flat[:, 1] < -0.1)
+    flat[ends, 0] = np.sign(flat[ends, 0]) * limit[ends]
     normals = surface.normals.copy()
-    ends = beyond & (flat[:, 1] < -0.1)
     normals[ends] = np.stack([np.sign(flat[ends, 0]), np.full(ends.sum(), -lean), np.zeros(ends.sum())], 1)
-    return compact(replace(surface, vertices=flat, faces=faces, normals=normals))
+    return replace(surface, vertices=flat, normals=normals)
 
 
 def head_surface(vertices0: np.ndarray, appearance) -> Surface:

@@ -127,6 +127,27 @@ def lathe(profile: np.ndarray, turns: int = 96) -> Shape:
     return vertices.astype(np.float32), np.concatenate(faces).astype(np.int32)
 
 
+def tube(path: np.ndarray, radius, sides: int = 8, closed: bool = False) -> Shape:
+    """A tube about ``path`` (N, 3); radius is one number or N. Ends are open; closed joins the last to the first."""
+    path = np.asarray(path, np.float64)
+    count = len(path)
+    tangent = np.roll(path, -1, 0) - np.roll(path, 1, 0) if closed else np.gradient(path, axis=0)
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True) + 1e-12
+    middle = path.mean(0)
+    toward = path - middle if closed else np.tile([0.31, 0.9, 0.29], (count, 1))
+    side = np.cross(tangent, toward)
+    side /= np.linalg.norm(side, axis=1, keepdims=True) + 1e-12
+    up = np.cross(side, tangent)
+    angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)[None, :, None]
+    ring = np.cos(angle) * side[:, None] + np.sin(angle) * up[:, None]
+    vertices = path[:, None] + np.broadcast_to(radius, count)[:, None, None] * ring
+    i = np.arange(sides)
+    j = (i + 1) % sides
+    band = np.concatenate([np.stack([i, i + sides, j], 1), np.stack([j, i + sides, j + sides], 1)])
+    faces = (band[None] + (np.arange(count if closed else count - 1) * sides)[:, None, None]).reshape(-1, 3)
+    return vertices.reshape(-1, 3).astype(np.float32), (faces % (count * sides)).astype(np.int32)
+
+
 def hat(rng: np.random.Generator, radius: tuple[float, float]) -> Shape:
     """Headgear standing on y = 0 about the Y axis: a crown, cylinder, cone, brimmed hat, turban or helmet.
 

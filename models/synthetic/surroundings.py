@@ -11,7 +11,7 @@ from scipy.interpolate import CubicSpline
 
 from models.synthetic.materials import finish, paint, random_color
 from models.synthetic.render import Bystander, Surface
-from models.synthetic.shapes import Shape, hat, lathe, plinth, sharpened
+from models.synthetic.shapes import Shape, hat, lathe, plinth, sharpened, tube
 from models.synthetic.skin import Look, dress
 from models.synthetic.subject import Subject
 from models.synthetic.topology import refine, smooth_normals, topology
@@ -135,18 +135,7 @@ def _cable(rng) -> Shape:
     knots = rng.normal(0, 0.25, (5, 3)) * [1.4, 1, 1.4]
     knots[:, 2] += rng.choice([-1, 1]) * 0.3
     at = CubicSpline(np.arange(5), knots)(np.linspace(0, 4, 60))
-    tangent = np.gradient(at, axis=0)
-    side = np.cross(tangent, [0.3, 1, 0.2])
-    side /= np.linalg.norm(side, axis=1, keepdims=True) + 1e-9
-    up = np.cross(side, tangent)
-    up /= np.linalg.norm(up, axis=1, keepdims=True) + 1e-9
-    angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    ring = np.cos(angle)[None, :, None] * side[:, None] + np.sin(angle)[None, :, None] * up[:, None]
-    vertices = (at[:, None] + rng.uniform(0.002, 0.006) * ring).reshape(-1, 3).astype(np.float32)
-    i, j = np.arange(8), (np.arange(8) + 1) % 8
-    band = np.concatenate([np.stack([i, i + 8, j], 1), np.stack([j, i + 8, j + 8], 1)])
-    faces = (band[None] + (np.arange(59) * 8)[:, None, None]).reshape(-1, 3).astype(np.int32)
-    return vertices, faces
+    return tube(at, rng.uniform(0.002, 0.006))
 
 
 def _coat(rng, shape: Shape, sharp: bool = False, color=None) -> Surface:
