@@ -43,7 +43,7 @@ class ViewSet:
         """Some of the views, in the given order."""
         index = np.asarray(views)
         depth = None if self.depth is None else self.depth[index]
-        return ViewSet(*(getattr(self, name)[index] for name in _ARRAYS), depth)
+        return ViewSet(**{name: getattr(self, name)[index] for name in _ARRAYS}, depth=depth)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def load_set(path: Path) -> ViewSet:
     """Read one set. Raises HeadstreamError when the file is not one."""
     try:
         with np.load(path) as data:
-            return ViewSet(*(data[name] for name in _ARRAYS), data.get("depth"))
+            return ViewSet(**{name: data[name] for name in _ARRAYS}, depth=data.get("depth"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise HeadstreamError(f"{path}: not a training set ({error})") from None
 

@@ -7,7 +7,6 @@ machine turns out to be. A checkpoint is written every few minutes and holds eve
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import nn
 from models.network import NormalNetwork
 from models.training.config import TrainConfig, load_config
 from models.training.dataset import Batch, BatchPlan, Loader
+from models.training.log import RunLog
 from models.training.losses import total_loss
 from models.training.parallel import Team, started
 from models.training.pretrained import load_imagenet
@@ -28,11 +28,6 @@ from models.training.start import calibrate
 from models.training.validate import Validation
 from models.weights import load_network
 from protocol.errors import HeadstreamError
-
-LOG_FIELDS = (
-    "step", "minutes", "rate", "pictures_per_second", "loss", "angle", "likelihood", "gradient", "mask", "overlap",
-    "depth",
-)  # fmt: skip
 
 
 class Average:
@@ -80,22 +75,25 @@ class Trainer:
         loader = Loader(config.data, self._plan(), seed=config.seed + 1000 * self.step + self.team.rank)
         self.team.share_weights(self.network)
         saved, validated = self.minutes, self.minutes
-        log, recent = _CsvLog(config.out / "log.csv", LOG_FIELDS), []
+        log = RunLog(config.out) if self.team.leads else None
+        recent: list[dict[str, float]] = []
         try:
             clock = time.monotonic()
             for batch in loader:
                 recent.append(self._step(batch))
                 now = time.monotonic()
                 self.minutes = self.team.leads_value(self.minutes + (now - clock) / 60)
-                if self.step % 20 == 0 and self.team.leads:
+                if self.step % 20 == 0 and log is not None:
                     rate = self.team.size * batch.image.shape[0] * batch.image.shape[1] / (now - clock)
-                    means = (f"{value:.4f}" for value in np.mean(recent, axis=0))
-                    log.row(self.step, f"{self.minutes:.3f}", f"{self._rate():.3g}", f"{rate:.1f}", *means)
+                    means = {name: float(np.mean([terms[name] for terms in recent])) for name in recent[0]}
+                    log.write(
+                        "log", self.step, self.minutes, {"rate": self._rate(), "pictures_per_second": rate, **means}
+                    )
                     recent.clear()
                 clock = now  # what follows counts with the next step: the budget is wall time
                 loader.plan = self._plan()
                 done = self.minutes >= config.minutes
-                if not self.team.leads:
+                if log is None:
                     if done:
                         return
                     continue
@@ -104,11 +102,13 @@ class Trainer:
                     self._save()
                 if done or self.minutes - validated > config.validation_minutes:
                     validated = self.minutes
-                    self.say(f"step {self.step}, {self.minutes:.1f} min: {self._validate()}")
+                    self.say(f"step {self.step}, {self.minutes:.1f} min: {self._validate(log)}")
                 if done:
                     return
         finally:
             loader.close()
+            if log is not None:
+                log.close()
 
     def _begin(self) -> None:
         """Weights to start from: those of another run as far as they have a place here, or ImageNet's."""
@@ -133,7 +133,7 @@ class Trainer:
         finally:
             loader.close()
 
-    def _step(self, batch: Batch) -> list[float]:
+    def _step(self, batch: Batch) -> dict[str, float]:
         config = self.config
         share = self._rate()
         for group in self.optimizer.param_groups:
@@ -143,8 +143,8 @@ class Trainer:
             output, depths = self.network.with_depths(
                 batch.image.to(move), *(array.to(move) for array in batch.cameras)
             )
-        truth = (array.to(move) for array in (batch.normal, batch.mask, batch.depth))
-        loss, terms = total_loss(output, depths, *truth, config.loss)
+        normal, mask, depth = (array.to(move) for array in (batch.normal, batch.mask, batch.depth))
+        loss, terms = total_loss(output, depths, normal, mask, depth, config.loss)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.team.average_gradients(self.network)
@@ -153,7 +153,7 @@ class Trainer:
             self.optimizer.step()
             self.average.update(self.network)
         self.step += 1
-        return [float(value) for value in (loss.detach(), *terms.values())]
+        return {"loss": float(loss.detach()), **{name: float(value) for name, value in terms.items()}}
 
     def _rate(self) -> float:
         """Share of the full learning rate now: warm-up, then half a cosine down to 1 %."""
@@ -213,26 +213,11 @@ class Trainer:
         if self.team.leads:
             self.say(f"resumed at step {self.step}, {self.minutes:.1f} of {self.config.minutes:g} minutes")
 
-    def _validate(self) -> str:
+    def _validate(self, log: RunLog) -> str:
         assert self.validation is not None  # only the leading process validates
         scores = self.validation.score(self.average.network, self.config.out / f"sheet_{self.step:06d}.png")
-        path = self.config.out / "validation.csv"
-        names = ("step", "minutes", *scores)
-        _CsvLog(path, names).row(self.step, f"{self.minutes:.2f}", *(f"{value:.4f}" for value in scores.values()))
+        log.write("validation", self.step, self.minutes, scores)
         return ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
-
-
-class _CsvLog:
-    """Rows appended to a file; each is on disk when ``row`` returns."""
-
-    def __init__(self, path: Path, names: tuple[str, ...]) -> None:
-        self.path = path
-        if not path.exists():
-            self.row(*names)
-
-    def row(self, *values: object) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(values)
 
 
 def train(path: str | Path, say: Callable[[str], None] = print) -> Path:

@@ -68,6 +68,8 @@ def test_a_run_learns_logs_resumes_and_exports(tmp_path):
     assert [int(row["step"]) for row in rows] == [first["step"], second["step"]]
     assert 0 < float(rows[-1]["mean"]) < 180 and 0 <= float(rows[-1]["iou"]) <= 1
     assert list((tmp_path / "run").glob("sheet_*.png"))
+    events = b"".join(path.read_bytes() for path in (tmp_path / "run" / "tensorboard").iterdir())
+    assert events.count(b"validation/mean") == 2
 
     export(checkpoint, tmp_path / "w.safetensors")
     average, notes = load_average(checkpoint)
@@ -90,7 +92,7 @@ def test_steps_lower_the_loss(tmp_path):
     trainer = Trainer(load_config(write_config(tmp_path, minutes=5)), lambda _: None)
     batch = make_batch([load_set(path) for path in list_sets([tmp_path / "sets"])])
     trainer.minutes = 0.1
-    losses = [float(trainer._step(batch)[0]) for _ in range(12)]
+    losses = [float(trainer._step(batch)["loss"]) for _ in range(12)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
 
 
