@@ -13,6 +13,7 @@ from models.synthetic.lighting import ambient_visibility
 from models.synthetic.relief import face_relief
 from models.synthetic.render import Surface
 from models.synthetic.skin import Appearance, Look, carve, dress
+from models.synthetic.skull import draw_skull
 from models.synthetic.subject import Subject
 from models.synthetic.surfaces import compact, join
 from models.synthetic.topology import Sites, refine, smooth_normals, topology
@@ -25,6 +26,10 @@ EXPRESSIONS = (
 
 def draw_head(rng: np.random.Generator, kind: str, hatted: float | None = None) -> Surface:
     """A random "person", "statue" or "skull", cut off at a random height and width; no locks stand above ``hatted``."""
+    if kind == "skull" and rng.random() < 0.7:
+        bare_bones = draw_skull(rng)
+        rotation = turn(*np.radians(rng.normal(0, [14, 12, 8]))).astype(np.float32)
+        return replace(bare_bones, vertices=bare_bones.vertices @ rotation.T, normals=bare_bones.normals @ rotation.T)
     subject = Subject.draw(rng, spread=1.0 if kind == "person" else 1.3)
     expression = draw_expression(rng) if rng.random() < 0.75 else {}
     rotation = turn(*np.radians(rng.normal(0, [14, 9, 6])))
@@ -45,7 +50,7 @@ def draw_head(rng: np.random.Generator, kind: str, hatted: float | None = None) 
     growth = _growth(rng, surface, appearance, look) if kind != "skull" else []
     bare = look is None or rng.random() < 0.35
     body = _cut_arms(rng, surface) if bare else join([_cut_arms(rng, surface, 0.165), shirt(rng, surface.vertices)])
-    return join([_cut_below(rng, body), *growth, *worn])
+    return join([_cut_below(rng, body, bare), *growth, *worn])
 
 
 def _worn(rng, surface: Surface, sites: Sites, rotation, hatted) -> list[Surface]:
@@ -109,10 +114,10 @@ def _carved(rng, piece: Surface | None, stone: Surface) -> Surface | None:
     return replace(piece, albedo=albedo, material=material)
 
 
-def _cut_below(rng, surface: Surface) -> Surface:
-    """End the bust below at a plane, before the mesh's own ragged border."""
+def _cut_below(rng, surface: Surface, bare: bool) -> Surface:
+    """End the bust below at a plane, before the mesh's own ragged border; a clothed one below its shoulders."""
     flat = surface.vertices.copy()
-    tilt, cut = rng.normal(0, 0.25), -0.27 + 0.15 * rng.random() ** 0.7
+    tilt, cut = rng.normal(0, 0.25), -0.27 + (0.15 if bare else 0.06) * rng.random() ** 0.7
     height = flat[:, 1] + tilt * flat[:, 2] - cut
     flat[:, 1] -= np.minimum(height, 0)  # faces across the plane end on it
     return compact(replace(surface, vertices=flat, faces=surface.faces[(height > 0)[surface.faces].any(1)]))
