@@ -93,6 +93,11 @@ class Sensor:
     noise: float  # at middle grey, of 255
     quality: int
     edge: float  # softness of the matte, pixels
+    streak: tuple[float, float] = (0.0, 0.0)  # motion during the exposure, pixels
+    vignette: float = 0.0  # darkening of the corners, 0..1
+    sharpen: float = 0.0  # unsharp masking in the camera
+    saturation: float = 1.0  # 0 for a monochrome camera
+    haze: float = 0.0  # stray light, display-referred
 
     @classmethod
     def draw(cls, rng: np.random.Generator, rig: np.random.Generator) -> Sensor:
@@ -104,7 +109,13 @@ class Sensor:
             rig.exponential(0.35),
             rig.normal(1, 0.12),
         )
-        own = np.exp(rng.normal(0, 0.04, 3)) * np.exp(rng.normal(0, 0.1))
+        uneven = rig.choice([0.04, 0.1], p=[0.75, 0.25])  # how alike the cameras of a rig are
+        own = np.exp(rng.normal(0, uneven, 3)) * np.exp(rng.normal(0, 2.2 * uneven))
+        sharpen = rig.choice([0.0, rig.uniform(0.2, 1.2)], p=[0.6, 0.4])
+        saturation = rig.choice([1.0, rig.uniform(0.6, 1.4), 0.0], p=[0.5, 0.45, 0.05])
+        haze = rig.choice([0.0, rig.uniform(0, 0.08)], p=[0.7, 0.3])
+        vignette = rig.choice([0.0, rig.uniform(0, 0.35)], p=[0.6, 0.4])
+        moving = rig.random() < 0.12
         return cls(
             gain=tuple(float(x) for x in common * own),
             contrast=float(np.clip(contrast, 0.75, 1.35)),
@@ -112,6 +123,11 @@ class Sensor:
             noise=float(np.clip(noisy * rng.uniform(0.7, 1.3), 0, 14)),
             quality=int(np.clip(quality + rng.normal(0, 3), 50, 96)),
             edge=float(rng.uniform(0.4, 0.75)),
+            streak=(float(rng.normal(0, 1.3)), float(rng.normal(0, 1.0))) if moving else (0.0, 0.0),
+            vignette=float(vignette),
+            sharpen=float(sharpen),
+            saturation=float(saturation),
+            haze=float(haze),
         )
 
 
@@ -132,9 +148,38 @@ def develop(
     weight = cv2.GaussianBlur(solid, (5, 5), 1.0)
     _matte(np.asarray(background, np.float32), spread, weight, mask, cover, np.float32(sensor.contrast), shown)
     image = cv2.GaussianBlur(shown, (0, 0), sensor.blur) if sensor.blur > 0.25 else shown
+    image = _through_lens(image, sensor)
     out = np.empty(light.shape, np.uint8)
     _quantize(image, _grain(), int(rng.integers(_GRAIN)), np.float32(sensor.noise / 255), out)
     return out
+
+
+def _through_lens(image: np.ndarray, sensor: Sensor) -> np.ndarray:
+    """Motion, corners, stray light, colour and sharpening, where the sensor has any.  # H,W,3 float32"""
+    if abs(sensor.streak[0]) + abs(sensor.streak[1]) > 0.3:
+        kernel = np.zeros((9, 9), np.float32)
+        for t in np.linspace(-0.5, 0.5, 17):
+            x, y = (4 + np.clip(t * np.array(sensor.streak), -4, 3.99)).tolist()
+            i, j, u, v = int(y), int(x), y - int(y), x - int(x)
+            kernel[i : i + 2, j : j + 2] += np.outer([1 - u, u], [1 - v, v])[: 9 - i, : 9 - j].astype(np.float32)
+        image = cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+    if sensor.vignette > 0:
+        image = image * (1 - np.float32(sensor.vignette) * _corners(image.shape[:2]))
+    if sensor.saturation != 1:
+        grey = image @ np.float32([0.3, 0.59, 0.11])
+        image = grey[..., None] + np.float32(sensor.saturation) * (image - grey[..., None])
+    if sensor.haze > 0:
+        image = np.float32(sensor.haze) + np.float32(1 - sensor.haze) * image
+    if sensor.sharpen > 0:
+        image = image + np.float32(sensor.sharpen) * (image - cv2.GaussianBlur(image, (0, 0), 1.0))
+    return np.clip(image, 0, 1)
+
+
+@cache
+def _corners(shape: tuple[int, int]) -> np.ndarray:
+    """0 in the middle to 1 in the corners, with the square of the distance.  # H,W,1 float32"""
+    y, x = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
+    return ((x * x + y * y) / 2).astype(np.float32)[..., None]
 
 
 _GRAIN = 1 << 20

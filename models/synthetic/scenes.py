@@ -43,7 +43,28 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     surface = join(pieces)
     lighting, flash = draw_light(rng)
     surface = replace(surface, beside=surroundings(rng, surface))
-    return Scene(surface, with_shadows(lighting, surface.vertices, surface.faces), kind, flash)
+    lighting = with_shadows(lighting, surface.vertices, surface.faces)
+    if len(lighting.shadow_maps) and rng.random() < 0.06:
+        _screen(rng, lighting.shadow_maps[0])
+    return Scene(surface, lighting, kind, flash)
+
+
+def _screen(rng, shadow_map: np.ndarray) -> None:
+    """Blinds, a grid or leaves before a lamp: its light falls in a pattern that is no relief. Changes the map."""
+    size = shadow_map.shape[0]
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    kind, period = rng.integers(3), rng.uniform(0.04, 0.2)
+    turn = rng.uniform(0, np.pi)
+    along = (x * np.cos(turn) + y * np.sin(turn)) / period
+    if kind == 0:
+        blocked = along % 1 < rng.uniform(0.25, 0.6)
+    elif kind == 1:
+        across = (y * np.cos(turn) - x * np.sin(turn)) / period
+        blocked = (along % 1 < 0.25) | (across % 1 < 0.25)
+    else:
+        places = np.stack([x.ravel(), y.ravel(), 0 * x.ravel()], 1)
+        blocked = fbm(places, 0.7 / period, 3, int(rng.integers(1 << 30))).reshape(size, size) > rng.uniform(-0.1, 0.3)
+    shadow_map[blocked] = -1e9
 
 
 def draw_light(rng: np.random.Generator) -> tuple[Lighting, bool]:
@@ -75,10 +96,14 @@ def draw_light(rng: np.random.Generator) -> tuple[Lighting, bool]:
         color = tuple(power * tint * np.exp(rng.normal(0, vivid, 3)))
         soft = {"hard": rng.uniform(0, 0.1), "studio": rng.uniform(0.05, 0.6)}.get(style, rng.uniform(0.1, 0.8))
         if rng.random() < 0.6:
-            lamps.append(Lamp("far", tuple(toward), color, soft, shadow=k < 2))
+            lamps.append(Lamp("far", tuple(toward), color, soft, shadow=k < 3))
         else:
             reach = rng.uniform(0.6, 2)
-            lamps.append(Lamp("near", tuple(toward * reach), color, soft, shadow=k < 2, reach=reach))
+            lamps.append(Lamp("near", tuple(toward * reach), color, soft, shadow=k < 3, reach=reach))
+    if rng.random() < 0.12:  # from behind, along the outline
+        azimuth = np.pi + rng.normal(0, 0.6)
+        color = tuple(rng.uniform(0.5, 2.0) * np.exp(rng.normal(0, 0.25, 3)))
+        lamps.append(Lamp("far", (np.sin(azimuth), rng.uniform(-0.2, 1), np.cos(azimuth)), color, 0.1, shadow=False))
     if style == "flash" or rng.random() < 0.05:
         offset = rng.normal(0, 0.04, 3) * [1, 1, 0]
         lamps.append(Lamp("camera", tuple(offset), tuple(rng.uniform(0.5, 1.2) * tint), rng.uniform(0, 0.1), reach=1.0))

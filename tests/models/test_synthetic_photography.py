@@ -1,0 +1,61 @@
+"""What lens and sensor do to a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from models.synthetic.photography import Sensor, develop
+
+PLAIN = Sensor((1.0, 1.0, 1.0), 1.0, 0.0, 0.0, 90, 0.6)
+
+
+def picture(sensor: Sensor) -> np.ndarray:
+    """A red disc on half a grey and half a white wall."""
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+    mask = x * x + y * y < 0.3
+    light = np.where(mask[..., None], np.float32([0.5, 0.1, 0.1]), np.float32(0)).astype(np.float32)
+    wall = np.where(x > 0.8, 0.9, 0.4).astype(np.float32)
+    return develop(light, mask, np.repeat(wall[..., None], 3, 2), sensor, np.random.default_rng(0)).astype(float)
+
+
+def test_what_is_rendered_covers_the_background_even_outside_the_mask():
+    light = np.zeros((16, 16, 3), np.float32)
+    light[:, :8] = 0.2
+    wall = np.full((16, 16, 3), 0.9, np.float32)
+    made = develop(light, np.zeros((16, 16), bool), wall, PLAIN, np.random.default_rng(0))
+    assert made[8, 2, 0] < 140
+    assert made[8, 13, 0] > 220
+
+
+def test_a_monochrome_camera_has_no_colour():
+    grey = picture(replace(PLAIN, saturation=0.0))
+    assert np.ptp(grey, axis=2).max() <= 1
+    assert np.ptp(picture(PLAIN), axis=2).max() > 60
+
+
+def test_motion_blurs_along_its_way_only():
+    across = picture(replace(PLAIN, streak=(4.0, 0.0)))
+    up = picture(replace(PLAIN, streak=(0.0, 4.0)))
+    step = lambda image: np.abs(np.diff(image[5, :, 1])).max()  # noqa: E731 - over the wall's upright edge
+    assert step(across) < 0.5 * step(picture(PLAIN))
+    assert step(up) == pytest.approx(step(picture(PLAIN)), abs=2)
+
+
+def test_corners_darken_haze_lifts_and_sharpening_overshoots():
+    plain = picture(PLAIN)
+    corners = picture(replace(PLAIN, vignette=0.3))
+    assert corners[0, 0, 0] == pytest.approx(0.7 * plain[0, 0, 0], abs=3)
+    assert corners[32, 32, 0] == pytest.approx(plain[32, 32, 0], abs=1)
+    assert picture(replace(PLAIN, haze=0.1)).min() > plain.min() + 15
+    sharp = picture(replace(PLAIN, sharpen=1.0))
+    assert sharp[5].min() < plain[5].min() - 5
+
+
+def test_cameras_of_a_rig_share_what_belongs_to_the_rig():
+    one, other = (Sensor.draw(np.random.default_rng(k), np.random.default_rng(9)) for k in (1, 2))
+    assert one.saturation == other.saturation
+    assert one.sharpen == other.sharpen
+    assert one.gain != other.gain
