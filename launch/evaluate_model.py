@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,7 +61,7 @@ def evaluate_synthetic(
     for number, count in enumerate(views):
         step("engines", number, len(views))
         engines[count] = choice.make(count)
-    paths = held_out_sets(sets, seed, max(views), choice.size, cache, partial(step, "render"))
+    paths = held_out_sets(sets, seed, max(views), choice.size, cache, partial(step, "render"), os.cpu_count() or 1)
     done = 0
 
     def tick() -> None:

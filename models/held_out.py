@@ -14,9 +14,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -105,11 +107,12 @@ def held_out_sets(
     size: int = 256,
     folder: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
 ) -> list[Path]:
     """Files of the scenes 0 to ``count`` - 1, rendered where they are not there yet; ``load_held_out`` reads them.
 
     folder: where to keep them; the user's cache by default, in which the scenes of other versions of the generator are
-    removed.
+    removed. workers: processes that render.
     """
     if folder is None:
         root = user_cache_path("headstream") / "held_out"
@@ -120,16 +123,26 @@ def held_out_sets(
     folder = folder / f"{_generator()}-{views}x{size}"
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed}-{index:04d}.npz" for index in range(count)]
-    for index, path in enumerate(paths):
-        if not path.exists():
-            made = make_held_out(seed, index, views, size)
-            scratch = path.with_suffix(".part")
-            with scratch.open("wb") as file:
-                np.savez_compressed(file, **{field.name: getattr(made, field.name) for field in fields(made)})
-            scratch.replace(path)
-        if progress:
-            progress(index + 1, count)
+    jobs = [(path, seed, index, views, size) for index, path in enumerate(paths) if not path.exists()]
+    done = count - len(jobs)
+    with ExitStack() as stack:
+        made: Iterator[None] = map(_write, jobs)
+        if workers > 1 and len(jobs) > 2 * workers:
+            made = stack.enter_context(get_context("spawn").Pool(workers)).imap_unordered(_write, jobs)
+        for _ in made:
+            done += 1
+            if progress:
+                progress(done, count)
     return paths
+
+
+def _write(job: tuple[Path, int, int, int, int]) -> None:
+    path, *arguments = job
+    made = make_held_out(*arguments)
+    scratch = path.with_suffix(".part")
+    with scratch.open("wb") as file:
+        np.savez_compressed(file, **{field.name: getattr(made, field.name) for field in fields(made)})
+    scratch.replace(path)
 
 
 def load_held_out(path: Path) -> KnownScene:
