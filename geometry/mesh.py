@@ -117,18 +117,25 @@ def read_ply(path: str | Path) -> Mesh:
     return Mesh(np.asarray(vertices, np.float64), np.asarray(faces, np.int32))
 
 
-def write_ply(path: str | Path, mesh: Mesh) -> None:
-    """Write binary PLY, world metres, float32; a reader never sees half a file."""
+def write_ply(path: str | Path, mesh: Mesh, colours: np.ndarray | None = None) -> None:
+    """Write binary PLY, world metres, float32; a reader never sees half a file. colours: (P, 3) uint8 sRGB."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    fields = [("x", "float"), ("y", "float"), ("z", "float")]
+    vertices = np.asarray(mesh.vertices, "<f4")
+    if colours is not None:
+        fields += [("red", "uchar"), ("green", "uchar"), ("blue", "uchar")]
+        coloured = np.empty(len(vertices), dtype=[("at", "<f4", 3), ("colour", "u1", 3)])
+        coloured["at"], coloured["colour"] = vertices, colours
+        vertices = coloured
     header = (
-        "ply\nformat binary_little_endian 1.0\n"
-        f"element vertex {len(mesh.vertices)}\nproperty float x\nproperty float y\nproperty float z\n"
-        f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+        f"ply\nformat binary_little_endian 1.0\nelement vertex {len(mesh.vertices)}\n"
+        + "".join(f"property {kind} {name}\n" for name, kind in fields)
+        + f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
     )
     packed = np.empty(len(mesh.faces), dtype=[("n", "u1"), ("v", "<i4", 3)])
     packed["n"] = 3
     packed["v"] = mesh.faces
     scratch = path.with_suffix(".ply.part")
-    scratch.write_bytes(header.encode() + np.asarray(mesh.vertices, "<f4").tobytes() + packed.tobytes())
+    scratch.write_bytes(header.encode() + vertices.tobytes() + packed.tobytes())
     scratch.replace(path)

@@ -193,13 +193,20 @@ def export(
     take: Annotated[Path, typer.Argument(metavar="TAKE", help="the take's folder")],
     format: Annotated[str, typer.Option(help="usd or ply")] = "usd",
     out: Annotated[Path | None, typer.Option(help="file (usd) or folder (ply); default: beside the take")] = None,
+    texture: Annotated[
+        int, typer.Option(min=0, max=8192, help="side of the texture in pixels; 0: no colours at all")
+    ] = 2048,
 ) -> None:
-    """A take's meshes to what animators open."""
+    """A take's meshes to what animators open, coloured by its pictures."""
     from launch.export import export_take
 
     with progress_bar(False) as progress:
         task = progress.add_task("export", total=None)
-        path = export_take(take, format, out, lambda done, total: progress.update(task, completed=done, total=total))
+
+        def step(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        path = export_take(take, format, out, step, texture)
     print(path)
 
 

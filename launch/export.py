@@ -9,9 +9,12 @@ from fusion_server.takes import TakeReader
 from protocol.errors import HeadstreamError
 
 
-def export_take(take: Path, format: str, out: Path | None, progress: Callable[[int, int], None]) -> Path:
+def export_take(
+    take: Path, format: str, out: Path | None, progress: Callable[[int, int], None], texture: int = 2048
+) -> Path:
     """Write the take as ``usd`` (one file) or ``ply`` (a folder); returns what was written.
 
+    ``texture`` is the side of USD's textures in pixels; 0 leaves colours out of either.
     Raises HeadstreamError for an unknown format, a folder that is no take, or a take without meshes.
     """
     reader = TakeReader(take)
@@ -19,12 +22,12 @@ def export_take(take: Path, format: str, out: Path | None, progress: Callable[[i
         from fusion_server.takes.export.usd import export_usd
 
         path = out or take / f"{take.name}.usdc"
-        export_usd(reader, path, progress=progress)
+        export_usd(reader, path, progress, texture)
     elif format == "ply":
         from fusion_server.takes.export.ply import export_ply
 
         path = out or take / "ply"
-        export_ply(reader, path, progress=progress)
+        export_ply(reader, path, progress, colour=texture > 0)
     else:
         raise HeadstreamError(f"--format: {format!r}; must be usd or ply")
     return path

@@ -54,6 +54,7 @@ class TakeReader:
         self.path = path.parent if path.name == MCAP_NAME else path
         self._file_path = self.path / MCAP_NAME
         self._at: dict[str, list[tuple[int, int]]] = {}  # topic -> offset and length of each message's data
+        self._times: dict[str, list[int]] = {}  # topic -> what each message is about, server clock
         self._attachments: dict[str, bytes] = {}
         self._metadata: dict[str, dict[str, str]] = {}
         self.finished = False
@@ -118,6 +119,26 @@ class TakeReader:
                     self.damaged[error.reason] += 1
                     log.warning("%s: frame left out: %s", self._file_path, error)
 
+    def frames_at(self, capture_ns: int, within_ns: int) -> dict[str, Frame]:
+        """The frame of each camera that was exposed nearest to a moment of the server's clock, no further than this.
+
+        A camera that has none, or a damaged one, is left out.
+        """
+        found = {}
+        with self._file_path.open("rb") as file:
+            for camera in self.frame_counts:
+                topic = CAMERA_TOPIC + camera
+                times = np.array(self._times.get(topic, ()), np.int64)
+                if not len(times) or np.abs(times - capture_ns).min() > within_ns:
+                    continue
+                place = self._at[topic][int(np.abs(times - capture_ns).argmin())]
+                try:
+                    found[camera] = unpack_frame_record(_read(file, place))
+                except MessageError as error:
+                    self.damaged[error.reason] += 1
+                    log.warning("%s: frame left out: %s", self._file_path, error)
+        return found
+
     def meshes(self) -> Iterator[TakeMesh]:
         """Meshes in the order in which they were made. Raises TakeError for one that cannot be read."""
         with self._file_path.open("rb") as file:
@@ -147,9 +168,10 @@ class TakeReader:
             if opcode not in _KNOWN or end > size:
                 break
             if opcode == Opcode.MESSAGE and length >= _MESSAGE.size:
-                channel, _, _, _ = _MESSAGE.unpack(file.read(_MESSAGE.size))
+                channel, _, _, about = _MESSAGE.unpack(file.read(_MESSAGE.size))
                 if channel not in topics:
                     break
+                self._times.setdefault(topics[channel], []).append(about)
                 self._at.setdefault(topics[channel], []).append((start + _MESSAGE.size, length - _MESSAGE.size))
             elif opcode in (Opcode.CHANNEL, Opcode.ATTACHMENT, Opcode.METADATA):
                 self._note(Opcode(opcode), file.read(length), topics)

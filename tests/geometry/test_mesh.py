@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import trimesh
 from shapes import octahedron_sphere, square, tetrahedron
 
 from geometry.mesh import Mesh, edges, face_normals, loop_matrix, loop_subdivide, read_ply, vertex_normals, write_ply
@@ -103,3 +104,14 @@ def test_half_a_file_is_no_mesh(tmp_path):
 def test_a_mesh_knows_its_parts():
     mesh = Mesh(np.zeros((3, 3)), np.array([[0, 1, 2]], np.int32))
     assert mesh.uv is None
+
+
+def test_ply_keeps_colours(tmp_path):
+    mesh = octahedron_sphere(0)
+    colours = np.arange(3 * len(mesh.vertices), dtype=np.uint8).reshape(-1, 3)
+    write_ply(tmp_path / "a.ply", mesh, colours)
+    again = read_ply(tmp_path / "a.ply")
+    np.testing.assert_allclose(again.vertices, mesh.vertices, atol=1e-6)
+    assert np.array_equal(again.faces, mesh.faces)
+    loaded = trimesh.load(tmp_path / "a.ply", process=False)
+    assert np.array_equal(loaded.visual.vertex_colors[:, :3], colours)

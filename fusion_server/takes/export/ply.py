@@ -1,4 +1,4 @@
-"""A take as one PLY file a mesh."""
+"""A take as one PLY file a mesh, its vertices coloured by the pictures of its moment."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fusion_server.takes.export import timed_meshes
+from fusion_server.takes.export.colours import Pictures, as_srgb
 from fusion_server.takes.layout import TakeError
 from fusion_server.takes.reader import TakeReader
 from geometry.mesh import Mesh, write_ply
 
 
-def export_ply(take: TakeReader, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+def export_ply(
+    take: TakeReader,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    colour: bool = True,
+) -> int:
     """Write ``<folder>/<frame>.ply``, world metres, frames counted from the first mesh; returns how many.
 
-    Vertex order is the same in every file of one topology. ``progress`` gets meshes done and in all. Raises TakeError
-    for a take without meshes, and where nothing can be written.
+    Vertex order is the same in every file of one topology. Where the take has the pictures of a mesh and ``colour`` is
+    wanted, vertices have colours. ``progress`` gets meshes done and in all. Raises TakeError for a take without meshes,
+    and where nothing can be written.
     """
     written = 0
+    pictures = Pictures(take) if colour else None
     try:
         for code, mesh in timed_meshes(take):
-            write_ply(folder / f"{code:06d}.ply", Mesh(mesh.vertices, take.topologies[mesh.topology].faces))
+            colours = as_srgb(pictures.vertex_colours(mesh)) if pictures else None
+            write_ply(folder / f"{code:06d}.ply", Mesh(mesh.vertices, take.topologies[mesh.topology].faces), colours)
             written += 1
             progress(written, take.mesh_count)
     except OSError as error:
