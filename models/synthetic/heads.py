@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
+from scipy.spatial import cKDTree
 
+from models.synthetic.basis import PARTS
 from models.synthetic.garments import headscarf, shirt
 from models.synthetic.glasses import earrings, glasses
 from models.synthetic.hair import Cut, grow, grow_beard
 from models.synthetic.lighting import ambient_visibility
 from models.synthetic.relief import face_relief
 from models.synthetic.render import Surface
-from models.synthetic.skin import Appearance, Look, carve, dress
+from models.synthetic.skin import Appearance, Look, dress
 from models.synthetic.skull import draw_skull
+from models.synthetic.stone import carve
 from models.synthetic.subject import Subject
 from models.synthetic.surfaces import compact, join
 from models.synthetic.topology import Sites, refine, smooth_normals, topology
@@ -70,7 +74,24 @@ def _lined(rng, appearance: Appearance, sites: Sites, age: float, expression, al
     amount = np.clip((age - 0.5) * 1.4 + rng.normal(0, 0.2), 0.0, 1.0) if alive else rng.random()
     relief = face_relief(rng, sites, float(amount), expression, 1.0 if alive else rng.uniform(0.5, 2.0))
     shade = 1 - np.clip(-relief / np.float32(0.001), 0, 1) * np.float32(rng.uniform(0, 0.3))
+    if alive:
+        shade *= 1 - np.float32(rng.uniform(0.1, 0.9)) * _lash_line()
     return replace(appearance, relief=appearance.relief + relief, albedo=appearance.albedo * shade[:, None])
+
+
+@cache
+def _lash_line() -> np.ndarray:
+    """1 on the rims of the upper lids of the finest sites, falling off over a millimetre and a half.  # P"""
+    sites, faces = topology().sites[2], topology().faces[2]
+    parts = sites.part[faces]
+    rim = np.unique(faces[(parts == PARTS.index("socket")).any(1) & (parts == 0).any(1)])
+    out = np.zeros(len(sites.points), np.float32)
+    for eye in sites.eyes:
+        own = rim[np.linalg.norm(sites.points[rim] - eye, axis=1) < 0.025]
+        upper = own[sites.points[own, 1] > eye[1] - 0.001]
+        away, _ = cKDTree(sites.points[upper]).query(sites.points, distance_upper_bound=0.004)
+        out = np.maximum(out, np.exp(-((away / 0.0013) ** 2)).astype(np.float32))
+    return out * sites.skin
 
 
 def _coiffed(rng, look: Look) -> Look:
@@ -84,7 +105,7 @@ def _growth(rng, surface: Surface, appearance: Appearance, look: Look | None) ->
     """Locks and beard of a person, or the carved ones of a statue in the statue's own material."""
     out = []
     if look is None:
-        if appearance.hairy.any() and rng.random() < 0.6:
+        if appearance.hairy.any() and rng.random() < 0.35:
             out.append(_carved(rng, grow(rng, Cut.draw(rng), surface, appearance.hairy, (0.5, 0.5, 0.5), 0.1), surface))
         if rng.random() < 0.25:
             field = appearance.bearded

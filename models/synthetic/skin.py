@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.synthetic.basis import PARTS
-from models.synthetic.materials import earthy_color, finish, paint, random_color
+from models.synthetic.materials import paint, random_color
 from models.synthetic.noise import fbm
 from models.synthetic.subject import Subject
 from models.synthetic.topology import Sites
@@ -147,51 +147,6 @@ def dress(look: Look, sites: Sites) -> Appearance:
     return Appearance(colour, material, relief, np.zeros_like(points), grain, shown, bump, hairy, bearded)
 
 
-def carve(rng: np.random.Generator, sites: Sites, skull: bool) -> Appearance:
-    """A head that is no person: a statue, or with ``skull`` a bare skull with hollow eyes and nose."""
-    points, skin = sites.points, sites.skin
-    seed = int(rng.integers(1 << 30))
-    albedo = np.tile(earthy_color(rng), (len(points), 1)) if rng.random() < 0.4 else paint(points, rng)
-    if rng.random() < 0.35:  # painted face: features in their own colours, sharp borders
-        for region in (sites.lips > 0.5, _brow_field(sites) > 0.4, ~skin, points[:, 1] < rng.uniform(-0.2, -0.12)):
-            if rng.random() < 0.8:
-                albedo[region] = random_color(rng)
-    material = finish(len(points), rng)
-    relief = np.float32(rng.choice([0, rng.uniform(0, 8e-4)])) * fbm(points, rng.uniform(30, 150), 4, seed, 0.6)
-    grain = np.concatenate([points * rng.uniform(150, 700), np.full((len(points), 1), rng.uniform(0, 0.2))], 1)
-    hidden = np.zeros(len(points), bool)
-    shift = np.zeros((len(points), 3), np.float32)
-    carved_hair = np.zeros(len(points), np.float32)
-    if rng.random() < 0.45:
-        hair, _ = _hair_field(sites, 0.0, bool(rng.integers(2)))
-        carved_hair = hair
-        length = rng.uniform(0.004, 0.03)
-        relief += hair * (length + 0.3 * length * _strands(points, rng.random(), seed))
-        if rng.random() < 0.5:
-            albedo[hair > 0.5] = random_color(rng)
-    if skull:
-        for eye in sites.eyes:
-            distance = np.linalg.norm((points - eye) * [0.85, 1.0, 0.5], axis=1)
-            shift[:, 2] -= rng.uniform(0.022, 0.035) * np.exp(-((distance / 0.02) ** 6))
-        nose = np.abs(points[:, 0]) / 0.013 + np.abs(points[:, 1] + 0.03) / 0.02
-        shift[:, 2] -= rng.uniform(0.015, 0.035) * np.exp(-(nose**4)) * (points[:, 2] > 0.06)
-        for side in (-1, 1):
-            cheek = np.linalg.norm((points - [side * 0.055, -0.055, 0.05]) * [1, 1, 0.7], axis=1)
-            shift[:, 0] -= side * rng.uniform(0.004, 0.016) * np.exp(-((cheek / 0.022) ** 2))
-        mouth = np.exp(-(((points[:, 1] + 0.065) / 0.014) ** 2)) * (points[:, 2] > 0.04)
-        relief += mouth * np.float32(0.0025) * np.abs(np.sin(np.arctan2(points[:, 0], points[:, 2] - 0.03) * 9))
-        relief -= sites.ear * np.float32(0.004)
-        dark = np.clip(-shift[:, 2:] / 0.015, 0, 1)
-        albedo = albedo * (1 - dark * rng.uniform(0, 0.8))
-        hidden = np.isin(sites.part, [PARTS.index(name) for name in PARTS[3:]])
-    relief[~skin] = 0
-    colour = np.clip(albedo, 0.004, 0.95).astype(np.float32)
-    bump = skin * np.float32(rng.choice([0.0, rng.uniform(0.02, 0.2)]) / max(np.ptp(grain[:, 0]) / 0.4, 1.0))
-    none = np.zeros(len(points), np.float32)
-    relief, grain = relief.astype(np.float32), grain.astype(np.float32)
-    return Appearance(colour, material, relief, shift, grain, hidden, bump, carved_hair, none)
-
-
 def _skin_color(look: Look, points, rng) -> np.ndarray:
     blotch = look.blotches * fbm(points, 28.0, 4, look.seed + 4, 0.6)
     melanin = look.melanin * (1 + 0.35 * blotch)
@@ -208,7 +163,7 @@ def _skin_color(look: Look, points, rng) -> np.ndarray:
     return (np.float32([0.80, 0.69, 0.60]) * np.exp(-np.clip(absorb, 0, 6))).astype(np.float32)
 
 
-def _brow_field(sites: Sites) -> np.ndarray:
+def brow_field(sites: Sites) -> np.ndarray:
     """1 on the brows, 0 away from them."""
     points = sites.points
     along = np.array([0.010, 0.02, 0.034, 0.047, 0.054])
@@ -223,7 +178,7 @@ def _brow_field(sites: Sites) -> np.ndarray:
 
 def _brows(look: Look, sites: Sites, albedo, relief, grain, bump) -> None:
     points = sites.points
-    field = _brow_field(sites) * look.brow
+    field = brow_field(sites) * look.brow
     albedo += 0.85 * field[:, None] * (np.asarray(look.hair_color, np.float32) * 0.8 - albedo)
     relief += field * np.float32(4e-4)
     hairs = np.stack([points[:, 0] * 900, points[:, 1] * 260, points[:, 2] * 400, np.full(len(points), 0.5)], 1)
@@ -231,14 +186,19 @@ def _brows(look: Look, sites: Sites, albedo, relief, grain, bump) -> None:
     bump[field > 0.25] = 2.5e-4
 
 
-def _beard(look: Look, sites: Sites, albedo, material, relief) -> np.ndarray:
-    """Colours the beard and raises it; returns where it grows.  # P"""
+def beard_field(sites: Sites) -> np.ndarray:
+    """1 where a beard grows, 0 away from there.  # P float32"""
     points = sites.points
     turn = np.degrees(np.abs(np.arctan2(points[:, 0], points[:, 2])))
     upper = np.interp(turn, [0, 12, 25, 60, 78], [-0.046, -0.047, -0.062, -0.035, 0.0])
     field = np.clip((upper - points[:, 1]) / 0.01 + 0.5, 0, 1) * np.clip((80 - turn) / 12, 0, 1)
     field *= np.clip((points[:, 1] + 0.145) / 0.02, 0, 1) * (1 - np.clip(2 * sites.lips, 0, 1)) * (1 - sites.ear)
-    field = field.astype(np.float32)
+    return field.astype(np.float32)
+
+
+def _beard(look: Look, sites: Sites, albedo, material, relief) -> np.ndarray:
+    """Colours the beard and raises it; returns where it grows.  # P"""
+    points, field = sites.points, beard_field(sites)
     if look.beard <= 0:
         return field
     patchy = np.clip(0.7 + 0.6 * fbm(points, 500.0, 2, look.seed + 9), 0, 1)
@@ -251,7 +211,7 @@ def _beard(look: Look, sites: Sites, albedo, material, relief) -> np.ndarray:
     return field
 
 
-def _hair_field(sites: Sites, receding: float, long: bool) -> tuple[np.ndarray, np.ndarray]:
+def hair_field(sites: Sites, receding: float, long: bool) -> tuple[np.ndarray, np.ndarray]:
     """1 where hair grows, falling to 0 over the hairline; and the height above that line in metres."""
     points = sites.points
     turn = np.degrees(np.abs(np.arctan2(points[:, 0], points[:, 2] + 0.01)))
@@ -265,7 +225,7 @@ def _hair_field(sites: Sites, receding: float, long: bool) -> tuple[np.ndarray, 
     return (field * field * (3 - 2 * field) * sites.skin).astype(np.float32), above
 
 
-def _strands(points, curl: float, seed: int) -> np.ndarray:
+def strands_along(points, curl: float, seed: int) -> np.ndarray:
     """Noise drawn out along hair that falls from the crown.  # P float32, about -1..1"""
     crown = points - np.float32([0, 0.09, -0.03])
     around = np.arctan2(crown[:, 0], crown[:, 2])
@@ -282,7 +242,7 @@ def _scalp(look: Look, sites: Sites, albedo, material, relief, grain, rng) -> np
     points = sites.points
     if look.hair == "none":
         return np.zeros(len(points), np.float32)
-    field, above = _hair_field(sites, look.receding, look.hair == "long")
+    field, above = hair_field(sites, look.receding, look.hair == "long")
     if look.hair == "cap":
         line = rng.uniform(0.03, 0.065) - 0.03 * np.clip(-points[:, 2] / 0.1, -1, 1) * rng.random()
         field = np.clip((points[:, 1] - line) / 0.004 + 0.5, 0, 1).astype(np.float32) * (sites.skin)
@@ -295,7 +255,7 @@ def _scalp(look: Look, sites: Sites, albedo, material, relief, grain, rng) -> np
         return np.zeros(len(points), np.float32)
     length = {"stubble": 0.0, "short": 0.35, "medium": 0.8, "long": 1.0, "locks": 1.0}[look.hair]
     length = max(0.004, length * look.hair_length) if length else 0.0
-    strands = _strands(points, look.hair_curl, look.seed)
+    strands = strands_along(points, look.hair_curl, look.seed)
     cover = np.clip(0.5 + 0.5 * fbm(points, 600.0, 1, look.seed + 12), 0, 1) if look.hair == "stubble" else 1.0
     tone = np.asarray(look.hair_color, np.float32) * (1 + 0.5 * np.clip(strands, -1, 1))[:, None]
     albedo += (field * cover)[:, None] * (tone - albedo)
