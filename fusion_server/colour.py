@@ -154,6 +154,39 @@ def vertex_colours(
     return filled(colour, total > 0, faces)
 
 
+class LiveColours:
+    """Colours of a mesh that moves: looked for anew only now and then, and mixed with those before.
+
+    Exposures drift slowly and cost as much as colours do, so they are solved for more seldom still.
+    """
+
+    def __init__(self, rasterizer: Rasterizer, period: float = 0.4, gains_period: float = 5.0):
+        self._rasterizer = rasterizer
+        self._period, self._gains_period = period, gains_period
+        self._faces: np.ndarray | None = None
+        self._colour = np.empty((0, 3), np.float32)
+        self._gains = np.empty((0, 3))
+        self._cameras: tuple[str, ...] = ()
+        self._at = self._gains_at = -np.inf
+
+    def of(self, vertices: np.ndarray, faces: np.ndarray, photos: Sequence[Photo], now: float) -> np.ndarray:
+        """Linear light of each vertex (P, 3) at ``now`` (seconds); photos are of the moment of the mesh."""
+        same = self._faces is not None and (faces is self._faces or np.array_equal(faces, self._faces))
+        known = same and len(self._colour) == len(vertices)
+        self._faces = faces
+        if known and now - self._at < self._period:
+            return self._colour
+        samples = Sampler(vertices, faces, photos, self._rasterizer).at(vertices, vertex_normals(vertices, faces))
+        cameras = tuple(photo.camera.name for photo in photos)
+        if cameras != self._cameras or now - self._gains_at >= self._gains_period:
+            self._gains, self._cameras, self._gains_at = solve_gains(samples), cameras, now
+        colour, total = blend(samples, self._gains)
+        colour = filled(colour, total > 0, faces)
+        self._colour = 0.5 * (colour + self._colour) if known else colour
+        self._at = now
+        return self._colour
+
+
 def _scaled(camera: Camera, size: int) -> Camera:
     """The camera with ``size`` pixels along its larger side; itself when it is no larger."""
     scale = min(size / max(camera.width, camera.height), 1.0)

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fusion_server.colour import Photo
 from fusion_server.decode import Decoder
 from fusion_server.pipeline import Pipeline, Result
 from fusion_server.preview import Preview
@@ -136,7 +137,8 @@ class Server:
             if self._take is not None:
                 self._take.result(result)
         if self.preview:
-            self.preview.update_mesh(result.surface.vertices, result.surface.faces)
+            photos = [Photo(view.image_camera, view.image) for view in result.observation.views]
+            self.preview.update_mesh(result.surface.vertices, result.surface.faces, photos)
 
     def _on_fault(self, text: str) -> None:
         with self._take_lock:

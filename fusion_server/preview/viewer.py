@@ -13,7 +13,7 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,11 @@ import rich
 import viser
 import viser.transforms
 
+from fusion_server.colour import LiveColours, Photo
+from fusion_server.preview.glb import coloured_glb
 from fusion_server.preview.panel import cameras_markdown, mosaic, recording_markdown, status_markdown
 from geometry.cameras import rig_center
+from geometry.rasterize.cpu import CpuRasterizer
 from protocol.calibration import Calibration
 from protocol.errors import HeadstreamError
 from protocol.rig import Rig
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _PERIOD_S = 1 / 15
 _UNWATCHED_PERIOD_S = 1.0
+_OVERLAP_S = 0.05  # a coloured mesh stays until the browser has surely read the next one: no moment without a head
 _SKIN = (196, 162, 144)
 _FRUSTUM = (120, 140, 165)
 _FAR_M = 0.7  # the first look: from in front of the subject (+Z)
@@ -61,6 +65,9 @@ class Preview:
         self.address = f"http://{rig.server.preview_host}:{self.port}"
         self._mesh: viser.MeshHandle | None = None
         self._faces: np.ndarray | None = None
+        self._colours = LiveColours(CpuRasterizer())
+        self._painted: viser.GlbHandle | None = None
+        self._retired: viser.GlbHandle | None = None
         self._take: str | None = None
         self._trouble = ""
         self._new: dict[str, Any] = {}
@@ -71,9 +78,12 @@ class Preview:
         self._thread = threading.Thread(target=self._run, name="preview", daemon=True)
         self._thread.start()
 
-    def update_mesh(self, vertices: np.ndarray, faces: np.ndarray) -> None:
-        """Show this mesh. vertices: (P, 3) world metres; faces: (F, 3), quickest when the same array comes again."""
-        self._put("mesh", (vertices, faces))
+    def update_mesh(self, vertices: np.ndarray, faces: np.ndarray, photos: Sequence[Photo] = ()) -> None:
+        """Show this mesh. vertices: (P, 3) world metres; faces: (F, 3), quickest when the same array comes again.
+
+        photos: what the cameras saw at that moment; with them the operator may look at it in colour.
+        """
+        self._put("mesh", (vertices, faces, photos))
 
     def update_thumbnails(self, images: Mapping[str, np.ndarray]) -> None:
         """Show these pictures, (h, w, 3) uint8 RGB by camera; a camera that is left out is shown as missing."""
@@ -115,21 +125,48 @@ class Preview:
             with self._server.atomic():
                 for kind, value in new.items():
                     show[kind](value)
+            self._retire()
             period = _PERIOD_S if self._server.get_clients() else _UNWATCHED_PERIOD_S
             with self._ready:
                 self._ready.wait_for(lambda: self._closing, max(0.0, period - (time.monotonic() - start)))
 
-    def _show_mesh(self, mesh: tuple[np.ndarray, np.ndarray]) -> None:
-        vertices, faces = mesh
+    def _show_mesh(self, mesh: tuple[np.ndarray, np.ndarray, Sequence[Photo]]) -> None:
+        vertices, faces, photos = mesh
+        if photos and self._in_colour.value and self._server.get_clients():
+            self._show_painted(vertices, faces, photos)
+            return
         vertices = np.ascontiguousarray(vertices, np.float32)
         same = faces is self._faces or (self._faces is not None and np.array_equal(faces, self._faces))
         if self._mesh is not None and same and vertices.shape == self._mesh.vertices.shape:
             self._mesh.vertices = vertices
+            self._mesh.visible = True
         else:
             self._mesh = self._server.scene.add_mesh_simple(
                 "/head", vertices, faces, color=_SKIN, flat_shading=False, side="double"
             )
         self._faces = faces
+        if self._painted is not None:
+            self._painted.remove()
+            self._painted = None
+
+    def _show_painted(self, vertices: np.ndarray, faces: np.ndarray, photos: Sequence[Photo]) -> None:
+        """The mesh with the cameras' colours. viser moves no coloured mesh: each is new, beside the one before."""
+        colours = self._colours.of(np.asarray(vertices, np.float64), faces, photos, time.monotonic())
+        before = self._painted
+        name = "/head_painted_b" if before is not None and before.name.endswith("a") else "/head_painted_a"
+        self._painted = self._server.scene.add_glb(name, coloured_glb(vertices, faces, colours), cast_shadow=False)
+        self._retired = before
+        if self._mesh is not None and self._mesh.visible:
+            self._mesh.visible = False
+
+    def _retire(self) -> None:
+        """Take away the coloured mesh before the last, once the browser has had time to read its successor."""
+        if self._retired is None:
+            return
+        with self._ready:
+            self._ready.wait_for(lambda: self._closing, _OVERLAP_S)
+        self._retired.remove()
+        self._retired = None
 
     def _show_thumbnails(self, images: dict[str, np.ndarray]) -> None:
         self._thumbnails.image = mosaic(images, self._calibration.names)
@@ -208,6 +245,7 @@ class Preview:
             self._button = gui.add_button(label, color=color, icon=icon)
             self._button.disabled = self._on_record is None
             self._recording = gui.add_markdown(recording_markdown(None))
+        self._in_colour = gui.add_checkbox("Colour", False, hint="what the cameras see on the mesh, instead of clay")
         with gui.add_folder("Status"):
             self._status = gui.add_markdown("waiting for the first frames")
         with gui.add_folder("Cameras"):

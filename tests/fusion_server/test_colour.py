@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from surface_scene import blob, ring
 
-from fusion_server.colour import Photo, Sampler, blend, encoded, filled, solve_gains, vertex_colours
+from fusion_server.colour import LiveColours, Photo, Sampler, blend, encoded, filled, solve_gains, vertex_colours
 from geometry.mesh import Mesh, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 
@@ -118,3 +118,30 @@ def test_unseen_vertices_take_their_neighbours_colour():
 def test_light_becomes_srgb():
     assert encoded(np.array([0.0, 1.0, 2.0, -1.0])).tolist() == [0, 255, 255, 0]
     assert abs(int(encoded(np.array([0.2140]))[0]) - 127) <= 1
+
+
+def test_live_colours_are_refreshed_now_and_then_and_at_once_on_another_topology(subject):
+    dark, bright = (photographs(subject, np.full((len(subject.vertices), 3), value)) for value in (0.2, 0.4))
+    live = LiveColours(RASTERIZER, period=0.4)
+
+    def level(photos, now, faces=subject.faces) -> float:
+        return float(np.median(live.of(subject.vertices, faces, photos, now)))
+
+    assert level(dark, 0.0) == pytest.approx(0.2, abs=0.01)
+    assert level(bright, 0.3) == pytest.approx(0.2, abs=0.01)
+    assert level(bright, 0.5) == pytest.approx(0.3, abs=0.01)  # half of the way, so that nothing flickers
+    assert level(bright, 1.0) == pytest.approx(0.35, abs=0.01)
+    assert level(dark, 1.1, subject.faces[::-1]) == pytest.approx(0.2, abs=0.01)
+
+
+def test_live_exposures_follow_the_cameras_that_there_are(subject):
+    truth = paint(subject.vertices)
+    exposures = np.ones((6, 3))
+    exposures[3] = 1.5
+    photos = photographs(subject, truth, exposures)
+    live = LiveColours(RASTERIZER, period=0.0)
+    for now, chosen in ((0.0, photos), (1.0, photos[:3] + photos[4:]), (2.0, photos)):
+        found = live.of(subject.vertices, subject.faces, chosen, now)
+        assert found.shape == truth.shape
+    alone = vertex_colours(subject.vertices, subject.faces, photos, RASTERIZER)
+    assert np.abs(found - alone).mean() < 0.02

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from io import BytesIO
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import trimesh
 import viser
 from websockets.sync.client import connect
 
 import fusion_server.preview.viewer as viewer
+from fusion_server.colour import Photo
 from fusion_server.preview import Preview
+from fusion_server.preview.glb import coloured_glb
 from fusion_server.preview.panel import TILE, cameras_markdown, mosaic, recording_markdown, status_markdown
+from geometry.mesh import vertex_normals
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
 from protocol.rig import Rig, ServerConfig, parse_rig
@@ -143,6 +149,63 @@ def test_vertices_move_in_place_while_the_topology_stays(preview):
     preview.update_mesh(VERTICES, FACES[:2])
     until(lambda: preview._mesh is not first, "the new topology")
     assert len(preview._mesh.faces) == 2 and np.allclose(preview._mesh.vertices, VERTICES)
+
+
+def photos() -> list[Photo]:
+    return [Photo(camera, np.full((480, 640, 3), (200, 120, 90), np.uint8)) for camera in make_calibration().cameras]
+
+
+def test_in_colour_one_painted_head_stands_where_the_clay_one_stood(preview, monkeypatch):
+    preview.update_mesh(VERTICES, FACES, photos())
+    until(lambda: preview._mesh is not None, "the clay mesh")
+    preview._in_colour.value = True
+    preview.update_mesh(VERTICES, FACES, photos())
+    until(lambda: len(preview.shown) == 2, "the second mesh")
+    assert preview._painted is None and preview._mesh.visible, "nobody watches: nothing is painted"
+
+    monkeypatch.setattr(preview._server, "get_clients", lambda: {0: None})
+    names = []
+    for n in range(3):
+        before = preview._painted
+        preview.update_mesh(VERTICES + n, FACES, photos())
+        until(lambda before=before: preview._painted not in (None, before), "a painted mesh")
+        names.append(preview._painted.name)
+        until(lambda: preview._retired is None, "the painted mesh before it to go")
+        assert before is None or before._impl.removed
+    assert names[0] == names[2] != names[1] and not preview._mesh.visible
+    painted = trimesh.load(BytesIO(preview._painted.glb_data), file_type="glb", process=False)
+    np.testing.assert_allclose(painted.to_geometry().bounds, [[2, 2, 2], [2.1, 2.1, 2.1]], atol=1e-6)
+
+    preview._in_colour.value = False
+    preview.update_mesh(VERTICES + 0.5, FACES, photos())
+    until(lambda: preview._painted is None, "the painted mesh to go")
+    assert preview._mesh.visible and np.allclose(preview._mesh.vertices, VERTICES + 0.5)
+
+
+def test_a_mesh_becomes_gltf_with_its_colours_and_normals():
+    linear = np.array([[1, 0, 0], [0, 0.5, 0], [0.25, 0.25, 0.25], [0, 0, 2.0]])
+    data = coloured_glb(VERTICES, FACES, linear)
+    (mesh,) = trimesh.load(BytesIO(data), file_type="glb", process=False).geometry.values()
+    assert np.array_equal(mesh.faces, FACES)
+    np.testing.assert_allclose(mesh.vertices, VERTICES, atol=1e-7)
+    length = int.from_bytes(data[12:16], "little")
+    scene = json.loads(data[20 : 20 + length])
+    binary = data[28 + length :]
+    assert len(data) == int.from_bytes(data[8:12], "little") and len(binary) == scene["buffers"][0]["byteLength"]
+
+    def array(name: str, kind: type, columns: int) -> np.ndarray:
+        view = scene["bufferViews"][scene["meshes"][0]["primitives"][0]["attributes"][name]]
+        return np.frombuffer(binary, kind, view["byteLength"] // np.dtype(kind).itemsize, view["byteOffset"]).reshape(
+            -1, columns
+        )
+
+    np.testing.assert_allclose(array("COLOR_0", np.uint16, 4)[:, :3] / 65535, np.clip(linear, 0, 1), atol=1e-4)
+    assert (array("COLOR_0", np.uint16, 4)[:, 3] == 65535).all()
+    np.testing.assert_allclose(array("NORMAL", np.int8, 4)[:, :3] / 127, vertex_normals(VERTICES, FACES), atol=5e-3)
+    many = np.zeros((70_000, 3))
+    many[1:] = 1
+    wide = coloured_glb(many, np.array([[0, 1, 69_999]]), many)
+    assert json.loads(wide[20 : 20 + int.from_bytes(wide[12:16], "little")])["accessors"][3]["componentType"] == 5125
 
 
 def test_status_and_thumbnails_arrive_in_the_panel(preview):
