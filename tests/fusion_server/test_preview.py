@@ -159,8 +159,8 @@ def test_in_colour_one_painted_head_stands_where_the_clay_one_stood(preview, mon
     preview.update_mesh(VERTICES, FACES, photos())
     until(lambda: preview._mesh is not None, "the clay mesh")
     preview._in_colour.value = True
-    preview.update_mesh(VERTICES, FACES, photos())
-    until(lambda: len(preview.shown) == 2, "the second mesh")
+    preview.update_mesh(VERTICES + 0.3, FACES, photos())
+    until(lambda: np.allclose(preview._mesh.vertices, VERTICES + 0.3), "the second mesh in clay")
     assert preview._painted is None and preview._mesh.visible, "nobody watches: nothing is painted"
 
     monkeypatch.setattr(preview._server, "get_clients", lambda: {0: None})
