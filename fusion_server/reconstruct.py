@@ -109,6 +109,14 @@ class Reconstructor:
         self._vertices = None if "lost" in surface.quality.flags else surface.vertices
         return surface
 
+    def state(self) -> tuple[dict[str, Window], np.ndarray | None, SurfaceTracker]:
+        """Everything that the next frame set starts from, to be kept and handed to ``restore``, unchanged."""
+        return self._windows, self._vertices, self._tracker
+
+    def restore(self, state: tuple[dict[str, Window], np.ndarray | None, SurfaceTracker]) -> None:
+        """Go on where another reconstructor of the same cameras and settings was."""
+        self._windows, self._vertices, self._tracker = state
+
     def _predict(
         self, flat: Mapping[str, np.ndarray], windows: Mapping[str, Window]
     ) -> tuple[np.ndarray, list[np.ndarray], NormalPrediction, list[Camera]]:

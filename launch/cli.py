@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 BAD_INPUT = 2
+INTERRUPTED = 130
 
 RigPath = Annotated[Path, typer.Argument(metavar="RIG", help="the rig file, rig.toml")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="print for machines")]
@@ -96,36 +97,47 @@ def reconstruct(
     capture: Annotated[Path, typer.Argument(metavar="CAPTURE", help="a capture folder")],
     out: Annotated[Path, typer.Option(help="where mesh/, normals/ and report.json go")],
     cameras: Annotated[str | None, typer.Option(help="cameras or groups, separated by commas")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="only the first so many frames")] = None,
+    frames: Annotated[
+        str | None, typer.Option(metavar="A:B", help="frames numbered A up to B (B left out), or the first N")
+    ] = None,
+    quality: Annotated[str, typer.Option(help="live, or final: finer, longer, smoothed in time")] = "live",
     save_normals: Annotated[bool, typer.Option("--save-normals", help="keep the predicted normals and masks")] = False,
     vertices: Annotated[int, typer.Option(min=500, max=200_000, help="vertices of the mesh")] = 10_000,
     engine: Annotated[str, typer.Option(help="normal engine")] = "openvino",
     as_json: JsonFlag = False,
 ) -> None:
-    """A capture folder, frame by frame, to meshes."""
-    from launch.reconstruct import Job
+    """A capture folder, frame by frame, to meshes. Interrupted, the same command goes on where it was."""
+    from launch.reconstruct import Job, chosen_frames, final
     from launch.reconstruct import reconstruct as run
     from protocol.capture_folder import CaptureFolder
     from protocol.rig import NormalsConfig, SurfaceConfig
 
+    if quality not in ("live", "final"):
+        raise HeadstreamError(f"--quality: {quality!r}; must be live or final")
     folder = CaptureFolder.open(capture)
     job = Job(
         capture=folder,
         calibration=folder.calibration.select(cameras),
         out=out,
-        frames=folder.frames[:frames],
+        frames=chosen_frames(folder.frames, frames),
         save_normals=save_normals,
         normals=NormalsConfig(engine=engine),
         surface=SurfaceConfig(vertices=vertices),
     )
-    with progress_bar(as_json) as progress:
-        task = progress.add_task("reconstruct", total=len(job.frames))
+    if quality == "final":
+        job = final(job)
+    try:
+        with progress_bar(as_json) as progress:
+            task = progress.add_task("reconstruct", total=len(job.frames))
 
-        def step(done: int, total: int, line: str) -> None:
-            progress.update(task, completed=done)
-            progress.console.print(line, markup=False, highlight=False)
+            def step(done: int, total: int, line: str) -> None:
+                progress.update(task, completed=done, total=total)
+                progress.console.print(line, markup=False, highlight=False)
 
-        report = run(job, step)
+            report = run(job, step)
+    except KeyboardInterrupt:
+        errors.print(f"headstream: interrupted; the same command goes on where it was ({out})")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print(json.dumps(report))
     else:
