@@ -187,16 +187,19 @@ def evaluate(
 
             scores = run(result, truth, meshes, lambda done, total: step("evaluate", done, total))
         else:
-            from launch import evaluate_model as model
+            from launch import evaluate_synthetic as engine_alone
 
-            choice = model.EngineChoice(engine, weights, size, precision)
+            choice = engine_alone.EngineChoice(engine, weights, size, precision)
             if result is None:
-                show = model.synthetic_table
-                scores = model.evaluate_synthetic(choice, sets, seed, model.parse_views(views), cache, step)
+                show = engine_alone.synthetic_table
+                counts = engine_alone.parse_views(views)
+                scores = engine_alone.evaluate_synthetic(choice, sets, seed, counts, cache, step)
             else:
+                from launch.evaluate_capture import capture_table as show
+                from launch.evaluate_capture import evaluate_capture
+
                 folder = _capture_with_truth(result)
-                show = model.capture_table
-                scores = model.evaluate_capture(choice, folder, folder.calibration.select(cameras), meshes, step)
+                scores = evaluate_capture(choice, folder, folder.calibration.select(cameras), meshes, step)
     print(json.dumps(scores) if as_json else show(scores))
 
 

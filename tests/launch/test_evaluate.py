@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from launch.evaluate import evaluate
-from launch.evaluate_model import parse_views
+from launch.evaluate_synthetic import parse_views
 from models.synthetic.bake import bake_capture
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError

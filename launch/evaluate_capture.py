@@ -1,11 +1,7 @@
-"""``headstream evaluate --synthetic`` and ``headstream evaluate CAPTURE``: what the normal engine alone is worth."""
+"""``headstream evaluate CAPTURE``: what the normal engine alone is worth on pictures whose normals are known."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,66 +13,13 @@ from fusion_server.reconstruct import Observation, Reconstructor
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from geometry.mesh import read_ply
 from geometry.rasterize import make_rasterizer
-from models.engines import NormalEngine, make_engine
-from models.held_out import KnownScene, held_out_sets, load_held_out
+from launch.evaluate_synthetic import EngineChoice, Step
+from models.held_out import KnownScene
 from models.rays import stack_cameras
-from models.scores import Measures, Tally, rows_table, score_scenes, table
+from models.scores import Measures, Tally, rows_table
 from protocol.calibration import Calibration
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
-
-Step = Callable[[str, int, int], None]  # what is being done, how many of it are done, of how many
-
-
-@dataclass(frozen=True)
-class EngineChoice:
-    """Which normal engine, with which weights, at which size of pictures."""
-
-    name: str = "openvino"
-    weights: Path | None = None
-    size: int = 256
-    precision: str = "bf16"
-
-    def make(self, views: int) -> NormalEngine:
-        """The engine for so many views. Raises HeadstreamError."""
-        return make_engine(self.name, weights=self.weights, views=views, size=self.size, precision=self.precision)
-
-
-def parse_views(text: str) -> tuple[int, ...]:
-    """Numbers of views such as ``3,6,8,10``, sorted. Raises HeadstreamError."""
-    try:
-        counts = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        counts = []
-    if not counts or counts[0] < 1 or counts[-1] > 16:
-        raise HeadstreamError(f"--views: {text!r}; must be numbers from 1 to 16 separated by commas, such as 3,6,8,10")
-    return tuple(counts)
-
-
-def evaluate_synthetic(
-    choice: EngineChoice, sets: int, seed: int, views: Sequence[int], cache: Path | None, step: Step
-) -> dict[str, Any]:
-    """Score an engine on scenes that training never sees; they are rendered where the cache lacks them."""
-    engines = {}
-    for number, count in enumerate(views):
-        step("engines", number, len(views))
-        engines[count] = choice.make(count)
-    paths = held_out_sets(sets, seed, max(views), choice.size, cache, partial(step, "render"), os.cpu_count() or 1)
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        step("evaluate", done, sets)
-
-    scenes = [partial(load_held_out, path) for path in paths]
-    scores = score_scenes(scenes, {count: engine.predict for count, engine in engines.items()}, tick)
-    return {"engine": engines[max(views)].describe(), "seed": seed} | scores
-
-
-def synthetic_table(scores: dict[str, Any]) -> str:
-    """The scores for people, ready for a document."""
-    return f"{scores['engine']}, seed {scores['seed']}\n{table(scores)}"
 
 
 def evaluate_capture(
