@@ -53,7 +53,7 @@ def glasses(rng: np.random.Generator, vertices: np.ndarray, sites: Sites) -> Sur
     frame = join(pieces)
     placed = (frame.vertices @ axes.T + middle).astype(np.float32)
     normals = (frame.normals @ axes.T).astype(np.float32)
-    return Surface(placed, frame.faces, normals, frame.albedo, frame.material, frame.grain)
+    return Surface(placed, frame.faces, normals, frame.albedo, frame.material, frame.grain, fine=True)
 
 
 def earrings(rng: np.random.Generator, vertices: np.ndarray, sites: Sites) -> Surface:

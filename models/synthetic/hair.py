@@ -268,7 +268,8 @@ def _tubes(rng, cut: Cut, spines, outward, color, gloss: float, sides: int = 6) 
     place = np.stack([np.cos(around) * k + own, np.sin(around) * k * cut.flat, along], -1).reshape(-1, 3)
     finish = np.tile(np.float32([rng.uniform(0.1, 0.45), cell * rng.uniform(0.1, 0.35)]), (len(vertices), 1))
     grain = np.hstack([place, finish]).astype(np.float32)
-    return Surface(vertices, faces, normals, np.clip(albedo, 0.004, 0.95).astype(np.float32), material, grain)
+    tone = np.clip(albedo, 0.004, 0.95).astype(np.float32)
+    return Surface(vertices, faces, normals, tone, material, grain, fine=True)
 
 
 def _tube_faces(count: int, steps: int, sides: int) -> np.ndarray:

@@ -39,8 +39,10 @@ def draw_head(rng: np.random.Generator, kind: str, hatted: float | None = None) 
     rotation = turn(*np.radians(rng.normal(0, [14, 9, 6])))
     vertices = subject.pose(expression, rotation)
     sites = topology().sites[2]
+    bare = kind != "person" or rng.random() < 0.35
     if kind == "person":
         look = _coiffed(rng, Look.draw(rng, subject))
+        look = look if bare else replace(look, cloth=-1.0)  # cloth will be geometry
         appearance = dress(look, sites)
     else:
         look = None
@@ -52,7 +54,6 @@ def draw_head(rng: np.random.Generator, kind: str, hatted: float | None = None) 
     if hatted is not None:
         appearance = replace(appearance, hairy=appearance.hairy * (surface.vertices[:, 1] < hatted - 0.012))
     growth = _growth(rng, surface, appearance, look) if kind != "skull" else []
-    bare = look is None or rng.random() < 0.35
     body = _cut_arms(rng, surface) if bare else join([_cut_arms(rng, surface, 0.165), shirt(rng, surface.vertices)])
     return join([_cut_below(rng, body, bare), *growth, *worn])
 
@@ -157,7 +158,15 @@ def _cut_arms(rng, surface: Surface, wide: float | None = None) -> Surface:
     return replace(surface, vertices=flat, normals=normals)
 
 
-def head_surface(vertices0: np.ndarray, appearance) -> Surface:
+@cache
+def _seen_faces() -> np.ndarray:
+    """Faces of the finest level without the depths of the eyes' sockets, a tenth of all that nobody ever sees."""
+    sites, faces = topology().sites[2], topology().faces[2]
+    away, _ = cKDTree(sites.points[sites.skin]).query(sites.points)
+    return faces[~((sites.part == PARTS.index("socket")) & (away > 0.004))[faces].all(1)]
+
+
+def head_surface(vertices0: np.ndarray, appearance: Appearance) -> Surface:
     """Level-0 vertices and an appearance to the displaced surface that is rendered, with its ambient occlusion."""
     top = topology()
     faces = top.faces[2]
@@ -165,6 +174,7 @@ def head_surface(vertices0: np.ndarray, appearance) -> Surface:
     normals = smooth_normals(vertices, faces)
     vertices = vertices + appearance.relief[:, None] * normals + appearance.shift
     normals = smooth_normals(vertices, faces)
+    faces = _seen_faces()
     if appearance.hidden.any():
         faces = faces[~appearance.hidden[faces].any(1)]
     coarse = len(top.sites[1].points)  # Loop keeps the vertices of level 1 in front

@@ -42,7 +42,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
             pieces.append(_plinth(rng, pieces[0]))
     surface = join(pieces)
     lighting, flash = draw_light(rng)
-    surface = replace(surface, beside=surroundings(rng, surface))
+    surface = replace(surface, beside=surroundings(rng, surface), fine=surface.fine and rng.random() < 0.2)
     lighting = with_shadows(lighting, surface.vertices, surface.faces)
     if len(lighting.shadow_maps) and rng.random() < 0.06:
         _screen(rng, lighting.shadow_maps[0])

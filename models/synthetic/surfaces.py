@@ -11,7 +11,10 @@ from models.synthetic.render import Surface
 
 
 def join(pieces: Sequence[Surface]) -> Surface:
-    """Several surfaces as one, with grain of five columns. What stands beside them stands beside the whole."""
+    """Several surfaces as one, with grain of five columns.
+
+    What stands beside them stands beside the whole; one fine piece makes it fine.
+    """
     starts = np.cumsum([0] + [len(piece.vertices) for piece in pieces[:-1]])
     return Surface(
         np.concatenate([piece.vertices for piece in pieces]),
@@ -21,6 +24,7 @@ def join(pieces: Sequence[Surface]) -> Surface:
         np.concatenate([piece.material for piece in pieces]),
         np.concatenate([_grain(piece) for piece in pieces]),
         tuple(other for piece in pieces for other in piece.beside),
+        any(piece.fine for piece in pieces),
     )
 
 

@@ -223,3 +223,17 @@ def test_a_bystander_hides_the_subject_and_is_in_no_mask():
     (seen,) = render(aside, [front], lighting)
     assert (seen.mask == alone.mask).all()
     assert ((seen.light[..., 1] > 0) & ~seen.mask).sum() > 30
+
+
+def test_a_fine_surface_is_the_same_picture_with_softer_edges():
+    lighting = Lighting(sky_from(np.eye(3), np.ones((3, 3))), ())
+    (plain,) = render(egg(), [camera()], lighting)
+    (fine,) = render(replace(egg(), fine=True), [camera()], lighting)
+    assert (plain.mask != fine.mask).sum() < 0.03 * plain.mask.sum()
+    both = plain.mask & fine.mask
+    assert np.abs(plain.depth - fine.depth)[both].mean() < 5e-4
+    assert np.abs(plain.light - fine.light)[both].mean() < 0.01
+    assert (plain.normal * fine.normal).sum(-1)[both].mean() > 0.999
+    assert np.allclose(np.linalg.norm(fine.normal, axis=-1)[fine.mask], 1, atol=1e-4)
+    assert (fine.light[~fine.mask] >= 0).all()
+    assert (fine.light[..., 1] > 0)[fine.mask].all()
