@@ -171,7 +171,7 @@ def _normals(result: Path, folder: CaptureFolder) -> dict[str, float]:
     if sum(map(len, apart)):
         scores["normals_between_views_deg"] = float(np.concatenate(apart).mean())
         scores["normals_between_views_median_deg"] = float(np.median(np.concatenate(apart)))
-        scores["normals_between_views_of_the_mesh_itself_deg"] = float(np.concatenate(floor).mean())
+        scores["normals_between_views_sampling_deg"] = float(np.concatenate(floor).mean())
     return scores
 
 

@@ -56,7 +56,7 @@ def test_saved_normals_are_scored_against_the_truth_and_each_other(capture, tmp_
     scores = evaluate(tmp_path, capture, None, lambda *_: None)
     assert scores["normals_mean_deg"] < 0.1 and scores["normals_gradient"] < 1e-3
     assert scores["normals_below_5_deg_percent"] == 100 and scores["mask_iou"] == 1
-    between = scores["normals_between_views_deg"], scores["normals_between_views_of_the_mesh_itself_deg"]
+    between = scores["normals_between_views_deg"], scores["normals_between_views_sampling_deg"]
     assert 0 < between[0] < 5 and between[0] == pytest.approx(between[1], abs=1.0)
 
 
