@@ -17,6 +17,9 @@ from fusion_server.surface.silhouette import Silhouettes
 from fusion_server.surface.solve import Shape, Topology
 
 _OUTWARD = 2.0  # pixels beyond a contour point at which an outermost one sees no more mesh
+_INWARD = 1.5  # pixels before a contour point, where the surface that it belongs to is seen
+_ROUND = 0.2  # metres: twice the radius of what an outline belongs to, about
+_HIDDEN = 1.5  # what lies further behind the surface there than this times as far as it bends away is hidden
 _OUTSIDE = 1.5  # pixels outside a mask that a vertex may stand before it is pulled in
 
 
@@ -38,7 +41,7 @@ class ContourRows:
 def contour_rows(
     shape: Shape,
     topology: Topology,
-    face: np.ndarray,
+    depth: np.ndarray,
     rig: Rig,
     outlines: Silhouettes,
     gate: float,
@@ -46,7 +49,7 @@ def contour_rows(
 ) -> ContourRows:
     """Find contour points of all views and what the masks say of them.
 
-    face (V, H, W) from the rasteriser; gate in pixels: a contour point further from the outline is not its own;
+    depth (V, H, W) from the rasteriser; gate in pixels: a contour point further from the outline is not its own;
     scale in metres: residuals beyond it lose weight (Cauchy), from 1.
     """
     room = max(len(topology.edges) // 4, 64)
@@ -55,7 +58,7 @@ def contour_rows(
     data = np.empty((views, room, 6))
     count = np.zeros(views, np.int64)
     _contours(
-        shape.vertices, shape.normals, topology.edges, topology.start, topology.link, face, rig.matrix, rig.rotation,
+        shape.vertices, shape.normals, topology.edges, topology.start, topology.link, depth, rig.matrix, rig.rotation,
         rig.center, rig.focal, outlines.distance, outlines.known, outlines.blind, gate, scale, edge, data, count,
     )  # fmt: skip
     picked = np.arange(room) < count[:, None]
@@ -110,6 +113,20 @@ def _row(p0, p1, p2, m, r, focal, distance, known, limit, scale, out):
 
 
 @numba.njit(cache=True, nogil=True)
+def _depth(m, x, y, z):
+    return m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+
+
+@numba.njit(cache=True, nogil=True)
+def _depth_at(depth, x, y):
+    """At the nearest pixel; 0 where nothing is or the picture ends."""
+    column, row = int(np.rint(x)), int(np.rint(y))
+    if 0 <= column < depth.shape[1] and 0 <= row < depth.shape[0]:
+        return depth[row, column]
+    return np.float32(0.0)
+
+
+@numba.njit(cache=True, nogil=True)
 def _perhaps_outside(m, distance, x, y, z):
     """A cheap look at the nearest pixel; nearly all vertices are inside and need no more."""
     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
@@ -124,7 +141,7 @@ def _perhaps_outside(m, distance, x, y, z):
 
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _contours(
-    x, normals, edges, start, link, face, matrix, rotation, center, focal, distance, known, blind, gate, scale,
+    x, normals, edges, start, link, depth, matrix, rotation, center, focal, distance, known, blind, gate, scale,
     edge_out, data_out, count,
 ):  # fmt: skip
     for v in numba.prange(matrix.shape[0]):
@@ -156,8 +173,12 @@ def _contours(
             ox = rotation[v, 0, 0] * n0 + rotation[v, 0, 1] * n1 + rotation[v, 0, 2] * n2
             oy = rotation[v, 1, 0] * n0 + rotation[v, 1, 1] * n1 + rotation[v, 1, 2] * n2
             size = max(np.sqrt(ox * ox + oy * oy), 1e-9)
-            qx, qy = int(np.rint(px + _OUTWARD * ox / size)), int(np.rint(py + _OUTWARD * oy / size))
-            if 0 <= qx < face.shape[2] and 0 <= qy < face.shape[1] and face[v, qy, qx] >= 0:
+            ox, oy = ox / size, oy / size
+            if _depth_at(depth[v], px + _OUTWARD * ox, py + _OUTWARD * oy) > 0.0:
+                continue
+            before = _depth_at(depth[v], px - _INWARD * ox, py - _INWARD * oy)
+            bend = np.sqrt(_ROUND * _INWARD * before / focal[v])
+            if before > 0.0 and _depth(matrix[v], p0, p1, p2) > before + _HIDDEN * bend:
                 continue
             edge_out[v, found] = e
             data_out[v, found, 0] = share

@@ -102,4 +102,5 @@ def _reduce(votes, face_normals, areas, mean_area, normal, weight, agreement):
             continue
         normal[f, 0], normal[f, 1], normal[f, 2] = n0 / size, n1 / size, n2 / size
         agreement[f] = min(size / total, 1.0)
-        weight[f] = min(0.5 * total, 1.0) * agreement[f] ** 4 * areas[f] / mean_area
+        turn = max(n0 * face_normals[f, 0] + n1 * face_normals[f, 1] + n2 * face_normals[f, 2], 0.0) / size
+        weight[f] = min(0.5 * total, 1.0) * agreement[f] ** 4 * turn**2 * areas[f] / mean_area

@@ -2,8 +2,8 @@
 
 A point's value is the least signed distance to an outline over the views that see it, in metres; zero is the surface.
 A view whose map continues past its border inside the subject does not know what is out there and has no vote. A point
-that fewer than half of the views know anything about is outside, by as much as it would have to move to be known: that
-closes a neck smoothly where the pictures end.
+that about half of the views know nothing about is outside, by how far it lies inside and outside of their pictures on
+average (each bounded): that closes a neck in one smooth piece, where counting views would leave their borders' zigzag.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from scipy.sparse.csgraph import connected_components
 from skimage.measure import marching_cubes
 
 from fusion_server.surface.base import Rig, SurfaceError
-from fusion_server.surface.silhouette import Silhouettes
+from fusion_server.surface.silhouette import SOFT, Silhouettes, inward
 from geometry.mesh import Mesh, edges
 from geometry.remesh import is_closed_manifold
 from protocol.calibration import Camera
 
+_BLUNT = 10e-3  # metres over which the edge is rounded where the pictures cut the subject
 _COARSE = 48  # cells across, to find where the subject is
 _VOTERS = 6  # with this many views or more, one may be overruled
 _STRIDE = 4  # pixels of the maps in which coverage is counted
@@ -90,8 +91,7 @@ def _field(rig: Rig, distance, known, low, high, step) -> np.ndarray:
     least = np.empty(shape, np.float32)
     second = np.empty(shape, np.float32)
     by = np.empty(shape, np.int8)
-    enough = max(2, -(-len(rig.focal) // 2))
-    _vote(rig.matrix, rig.focal, distance, known, low, step, enough, least, second, by)
+    _vote(rig.matrix, rig.focal, distance, known, low, step, least, second, by)
     if len(rig.focal) >= _VOTERS:
         _overrule(rig, distance, known, low, step, least, second, by)
     return least
@@ -165,65 +165,47 @@ def _sample(image, x, y):
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
-def _vote(matrix, focal, distance, known, low, step, enough, least, second, by):
+def _vote(matrix, focal, distance, known, low, step, least, second, by):
     nx, ny, nz = least.shape
     for ix in numba.prange(nx):
-        reach = np.empty(
-            enough
-        )  # how far inside their pictures the point is, of the views that have it furthest inside
         x = low[0] + ix * step
         for iy in range(ny):
             y = low[1] + iy * step
             for iz in range(nz):
                 z = low[2] + iz * step
                 first, next_, view = np.inf, np.inf, -1
-                reach[:] = -np.inf
+                known_to = 0.0
                 for v in range(matrix.shape[0]):
                     m = matrix[v]
                     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
                     if w < 0.01:
+                        known_to -= SOFT
                         continue
                     px = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
                     py = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
                     qx = min(max(px, known[v, 0]), known[v, 2])
                     qy = min(max(py, known[v, 1]), known[v, 3])
                     value = _sample(distance[v], qx, qy)
+                    known_to += inward(px, py, known[v], value, w / focal[v])
                     beyond = max(abs(px - qx), abs(py - qy))
                     if value <= 0.0:
-                        inward = np.inf  # background at the border goes on as background
                         value -= beyond
                     elif beyond > 0.0:
-                        inward = -beyond * w / focal[v]
-                    else:
-                        inward = min(px - known[v, 0], known[v, 2] - px, py - known[v, 1], known[v, 3] - py)
-                        inward *= w / focal[v]
-                    _keep_largest(reach, inward)
-                    if inward < 0.0:
-                        continue
+                        continue  # this view does not know
                     value *= w / focal[v]
                     if value < first:
                         next_ = first
                         first, view = value, v
                     elif value < next_:
                         next_ = value
-                known_to = max(reach[0], -10.0 * step)
+                known_to /= matrix.shape[0]
+                blunt = max(_BLUNT - abs(known_to - first), 0.0) ** 2 / (4 * _BLUNT)
                 if known_to < first:
                     first, next_, view = known_to, known_to, -1
+                first -= blunt
                 least[ix, iy, iz] = first
                 second[ix, iy, iz] = min(next_, known_to)
                 by[ix, iy, iz] = view
-
-
-@numba.njit(cache=True, nogil=True)
-def _keep_largest(kept, value):
-    """Insert into a short list of the largest so far, sorted, the least first."""
-    if value <= kept[0]:
-        return
-    at = 0
-    while at + 1 < kept.shape[0] and kept[at + 1] < value:
-        kept[at] = kept[at + 1]
-        at += 1
-    kept[at] = value
 
 
 @numba.njit(cache=True, nogil=True)

@@ -7,7 +7,9 @@ import xatlas
 
 from fusion_server.surface.base import SurfaceSettings
 from fusion_server.surface.hull import visual_hull
-from fusion_server.surface.refine import Clock, Observation, Step, refine
+from fusion_server.surface.refine import BORDER, Clock, Observation, Step, refine
+from fusion_server.surface.rest import Rest
+from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
@@ -43,8 +45,11 @@ def make_keyframe(
         clock.lap("remesh")
         topology = Topology.of(mesh.faces, len(mesh.vertices))
         points = mesh.vertices
+        unseen = reach(points, observation.rig, observation.outlines) < BORDER
+        pose = Rest.of(Shape.of(points, topology), topology, unseen)
         for step in steps:
             points, _ = refine(points, topology, observation, rasterizer, step, settings, clock)
+            points = pose.carried(points, topology)  # what the pictures do not have keeps the hull's smooth end
         iterations += len(steps)
         mesh = Mesh(points, mesh.faces)
     return mesh, iterations

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numba
 import numpy as np
 
 from fusion_server.surface.base import Rig, SurfaceError, SurfaceSettings, View
 from fusion_server.surface.contour import ContourRows, add_contours, contour_rows
 from fusion_server.surface.fuse import Fused, fuse_normals
 from fusion_server.surface.photometric import Pictures, Positions, photometric_positions, pictures
-from fusion_server.surface.silhouette import Silhouettes, silhouettes, within_pictures
-from fusion_server.surface.solve import Shape, System, Topology, relaxed, unfolded
+from fusion_server.surface.rest import Rest
+from fusion_server.surface.silhouette import Silhouettes, reach, silhouettes
+from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
 from geometry.rasterize.base import Raster, Rasterizer
 from protocol.calibration import Camera
 
@@ -26,8 +28,9 @@ _PULL = 2.5  # normals lose trust where pictures pull by more than 1 / this of a
 _WORST_DOUBT = 4.0  # times what their spread says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
-_BORDER = 6.0  # pixels of the finest maps: nearer the picture's border, a vertex counts as leaving it
-_BEYOND = 0.01  # of their weight is left to rows where the subject leaves the pictures; the membrane carries them along
+BORDER = 4e-3  # metres from where the pictures end: nearer, a vertex counts as leaving them
+_GATE, _SCALE = 10.0, 4e-3  # pixels, metres: see Step; of outlines that say whether a vertex is seen
+_BEHIND = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
 
 
@@ -150,9 +153,11 @@ def refine(
     settings: SurfaceSettings,
     clock: Clock,
     held: Positions | None = None,
+    rest: Rest | None = None,
 ) -> tuple[np.ndarray, Positions | None]:
     """One iteration of displacement along normals and tangential relaxation: the new vertices (P, 3).
 
+    rest: the pose that a track goes back to where nothing is measured; without it, a mesh strives to be even.
     Comparing pictures is the dearest part of an iteration. Where it found vertices to belong is handed back, and may
     be handed in to a second iteration from nearly the same place instead of looking again.
     """
@@ -160,10 +165,10 @@ def refine(
     clock.lap("rasterize")
     shape, fused = seen.shape, seen.fused
     clock.lap("fuse")
-    within = within_pictures(shape.vertices, observation.rig, observation.outlines, _BORDER * observation.scale)
+    within = reach(shape.vertices, observation.rig, observation.outlines) > BORDER if rest is None else ~rest.unseen
     system = System(topology)
     rows = contours(seen, topology, step.gate, step.scale, settings)
-    rows = replace(rows, weight=rows.weight * np.where(within[topology.edges[rows.edge]].all(1), 1, _BEYOND))
+    rows = replace(rows, weight=rows.weight * within[topology.edges[rows.edge]].all(1))
     add_contours(system, shape, topology, rows)
     clock.lap("contour")
     if held is None and step.reach > 0 and observation.pictures is not None:
@@ -180,13 +185,19 @@ def refine(
         best = settings.sigma_photometric**2
         system.add_points(want, within / (best + _OVERLAP * held.variance))
         trusted *= _doubt(want[within], best + held.variance[within])
-    weight = fused.weight * np.where(within[topology.faces].all(1), 1, _BEYOND)
+    weight = fused.weight * within[topology.faces].all(1)
     system.add_normals(shape, fused.normal, weight / trusted**2)
     clock.lap("assemble")
-    system.add_membrane((_MEMBRANE / shape.edge) ** 2, 1 / _DAMPING**2)
+    membrane = (_MEMBRANE / shape.edge) ** 2
+    system.add_membrane(membrane, 1 / _DAMPING**2)
+    if rest is not None:
+        system.add_bending(shape, rest.height, membrane)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
-    vertices = unfolded(relaxed(moved, topology, step.relax), topology)
+    vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
+    vertices = unfolded(vertices, topology)
+    if rest is not None:
+        vertices = rest.carried(vertices, topology)
     clock.lap("solve")
     return vertices, held
 
@@ -197,11 +208,42 @@ def look(vertices: np.ndarray, topology: Topology, observation: Observation, ras
     return Look(shape, rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras), observation)
 
 
+def hidden(seen: Look, topology: Topology, settings: SurfaceSettings) -> np.ndarray:
+    """Vertices that no view shows and no outline touches, or where the subject leaves the pictures.  # P bool"""
+    o = seen.observation
+    shown = np.zeros(len(seen.shape.vertices), np.bool_)
+    _shown(seen.shape.vertices, seen.shape.normals, o.rig.matrix, o.rig.center, seen.raster.depth, shown)
+    rows = contours(seen, topology, _GATE * o.scale, _SCALE, settings)
+    shown[topology.edges[rows.edge]] = True
+    return ~shown | (reach(seen.shape.vertices, o.rig, o.outlines) < BORDER)
+
+
+@numba.njit(cache=True, nogil=True)
+def _shown(x, normals, matrix, center, depth, shown):
+    for v in range(matrix.shape[0]):
+        m = matrix[v]
+        for i in range(x.shape[0]):
+            if shown[i]:
+                continue
+            p0, p1, p2 = x[i]
+            if (
+                normals[i, 0] * (center[v, 0] - p0)
+                + normals[i, 1] * (center[v, 1] - p1)
+                + normals[i, 2] * (center[v, 2] - p2)
+            ) < 0.0:
+                continue
+            w = m[2, 0] * p0 + m[2, 1] * p1 + m[2, 2] * p2 + m[2, 3]
+            column = int(np.rint((m[0, 0] * p0 + m[0, 1] * p1 + m[0, 2] * p2 + m[0, 3]) / w))
+            row = int(np.rint((m[1, 0] * p0 + m[1, 1] * p1 + m[1, 2] * p2 + m[1, 3]) / w))
+            if 0 <= column < depth.shape[2] and 0 <= row < depth.shape[1]:
+                shown[i] = w < depth[v, row, column] + _BEHIND or depth[v, row, column] == 0.0
+
+
 def contours(seen: Look, topology: Topology, gate: float, scale: float, settings: SurfaceSettings) -> ContourRows:
     """Contour rows, their weight lowered to how well this frame's masks can be met at all."""
     observation, rig = seen.observation, seen.observation.rig
     footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
-    rows = contour_rows(seen.shape, topology, seen.raster.face, rig, observation.outlines, gate, scale)
+    rows = contour_rows(seen.shape, topology, seen.raster.depth, rig, observation.outlines, gate, scale)
     misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0
     best = settings.sigma_silhouette * footprint
     sigma = min(max(best, misfit), _WORST_MISFIT * best)

@@ -24,7 +24,7 @@ _SIGMAS = (2.0, 0.3)  # on coarse maps, on the finest
 _CUT = 0.4  # difference of unit normals beyond which a pixel loses weight
 _SLACK = 8e-3  # metres: a larger step of depth between neighbours is no surface to take a gradient on
 _GATE = 64.0  # of the finest maps' pixels, to either side of an outline
-_SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; of the first step and of the others
+_SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; on coarse maps, on the finest
 _NEAR = 1e-3  # metres: a smaller step ends the search on coarse maps
 _STILL = 0.2e-3  # metres: a smaller step ends the search
 _FARTHEST = 0.3  # metres: a larger step is no head and ends it too
@@ -74,17 +74,15 @@ def follow_rigid(
 ) -> np.ndarray:
     """Vertices (P, 3) moved rigidly to fit an observation, given coarse to fine, ``rounds`` steps on each.  # P,3
 
-    rest: the step (6,) that the last frame's own surface still wanted in the last frame. Normals and masks never fit
-    perfectly, and what they want of a surface at rest is error and no motion: it is subtracted, or the surface would
-    creep away from where the pictures hold it.
+    rest: (L, 6) ``wants`` of the last frame's own surface in the last frame. Normals and masks never fit perfectly, and
+    what they want of a surface at rest is error and no motion: it is subtracted, or the surface would creep away from
+    where the pictures hold it.
     """
-    first = True
-    for observation in pyramid:
+    for level, observation in enumerate(pyramid):
         finest = observation is pyramid[-1]
         for _ in range(rounds):
             seen = look(vertices, topology, observation, rasterizer)
-            step = rigid_step(seen, topology, settings, _SCALES[0 if first else 1], _SIGMAS[1 if finest else 0]) - rest
-            first = False
+            step = rigid_step(seen, topology, settings, _SCALES[finest], _SIGMAS[finest]) - rest[level]
             center = vertices.mean(0)
             moved = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]
             largest = float(np.sqrt(((moved - vertices) ** 2).sum(1).max()))
@@ -94,6 +92,15 @@ def follow_rigid(
             if largest < (_STILL if finest else _NEAR):
                 break
     return vertices
+
+
+def wants(looks: Sequence[Look], topology: Topology, settings: SurfaceSettings) -> np.ndarray:
+    """The rigid step that each level of a pyramid, coarse to fine, wants of a surface where it belongs.  # L,6"""
+    steps = []
+    for seen in looks:
+        finest = seen is looks[-1]
+        steps.append(rigid_step(seen, topology, settings, _SCALES[finest], _SIGMAS[finest]))
+    return np.stack(steps)
 
 
 def _rotation(omega: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ _KEEP = 0.2  # of the largest piece: a piece larger than this belongs to the sub
 _HOLE = 0.02  # of the subject: a smaller hole is an error of the network
 _SMALLEST = 0.002  # of the map: less than this is no subject
 _BLUR = 1.0  # pixels
+SOFT = 40e-3  # metres: how far inside or outside its picture a view has a point counts up to here
 _BEYOND = 32  # pixels by which a map is continued past its border
 _NORMAL_QUANTILE = ndtri((np.arange(1024) + 0.5) / 1024).astype(np.float32) * _BLUR
 
@@ -108,32 +109,45 @@ def _mixed(blurred, inwards, outwards, quantile, distance):
             distance[y, x] = near + share * (far - near)
 
 
-def within_pictures(points: np.ndarray, rig: Rig, outlines: Silhouettes, inset: float) -> np.ndarray:
-    """Which points (P, 3) at least half of the seeing views have in their pictures, ``inset`` pixels from the border.
+def reach(points: np.ndarray, rig: Rig, outlines: Silhouettes) -> np.ndarray:
+    """How far points (P, 3) lie within the pictures, metres: the mean over the seeing views, each bounded by ``SOFT``.
 
-    The others lie where the subject leaves the pictures: what the few views left say there is no measurement.  # P bool
+    Above zero, about half of the views know the point; below, the subject has left the pictures, and what the few views
+    left say there is no measurement.  # P
     """
-    count = np.zeros(len(points), np.int32)
+    out = np.zeros(len(points))
     usable = ~outlines.blind
-    _count_views(points, rig.matrix, outlines.known, usable, inset, count)
-    return count >= max(2, -(-int(usable.sum()) // 2))
+    _reach(points, rig.matrix[usable], rig.focal[usable], outlines.distance[usable], outlines.known[usable], out)
+    return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_views(points, matrix, known, usable, inset, count):
-    for v in range(matrix.shape[0]):
-        if not usable[v]:
-            continue
-        m = matrix[v]
-        for i in range(points.shape[0]):
-            x, y, z = points[i]
+def _reach(points, matrix, focal, distance, known, out):
+    for i in range(points.shape[0]):
+        x, y, z = points[i]
+        for v in range(matrix.shape[0]):
+            m = matrix[v]
             w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
             if w < 0.01:
+                out[i] -= SOFT
                 continue
             px = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w
             py = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w
-            if known[v, 0] + inset <= px <= known[v, 2] - inset and known[v, 1] + inset <= py <= known[v, 3] - inset:
-                count[i] += 1
+            qx = min(max(px, known[v, 0]), known[v, 2])
+            qy = min(max(py, known[v, 1]), known[v, 3])
+            out[i] += inward(px, py, known[v], distance[v, int(qy + 0.5), int(qx + 0.5)], w / focal[v])
+        out[i] /= max(matrix.shape[0], 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def inward(px, py, known, value, metre) -> float:
+    """How far inside (or outside, negative) a view's picture a pixel is, metres within +-SOFT; value: the signed
+    distance of the mask there, or at the nearest pixel of the picture. Background at the border goes on as background,
+    and is as well known outside as inside."""
+    if value <= 0.0:
+        return SOFT
+    inside = min(px - known[0], known[2] - px, py - known[1], known[3] - py)
+    return min(max(inside * metre, -SOFT), SOFT)
 
 
 def _known(view: View) -> tuple[float, float, float, float]:

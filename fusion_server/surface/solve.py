@@ -114,11 +114,19 @@ class System:
         self.diagonal += weight
         self.right += weight * want
 
-    def add_membrane(self, weight: float, damping: float) -> None:
-        """Neighbours are to move alike (weight, 1/m^2 an edge), and none without a reason (damping, 1/m^2)."""
+    def add_membrane(self, weight: np.ndarray | float, damping: float) -> None:
+        """Neighbours are to move alike (weight, 1/m^2, one for all edges or (E,)), and none without a reason (damping,
+        1/m^2)."""
         ends = self.topology.edges
-        self.diagonal += damping + weight * np.bincount(ends.ravel(), minlength=len(self.diagonal))
+        weight = np.broadcast_to(np.asarray(weight, np.float64), len(ends))
+        self.diagonal += damping + np.bincount(ends.ravel(), np.repeat(weight, 2), minlength=len(self.diagonal))
         self.off -= weight
+
+    def add_bending(self, shape: Shape, height: np.ndarray, weight: float) -> None:
+        """Neighbours are to have these heights (2E,), metres, over a vertex's tangent plane, with weight in 1/m^2 an
+        edge. To be used with a membrane of that weight, whose matrix is these rows' too: normals are held."""
+        topology = self.topology
+        _bending(shape.vertices, shape.normals, topology.start, topology.neighbour, height, 0.5 * weight, self.right)
 
     def solve(self, steps: int = 30, start: np.ndarray | None = None) -> np.ndarray:
         """Conjugate gradients, preconditioned by the diagonal, a fixed number of steps.  # P"""
@@ -130,11 +138,18 @@ class System:
         return solution
 
 
-def relaxed(shape: Shape, topology: Topology, share: float) -> np.ndarray:
-    """Vertices moved by ``share`` of the way to the middle of their neighbours, within the surface.  # P,3"""
+def relaxed(shape: Shape, topology: Topology, layout: np.ndarray, share: float) -> np.ndarray:
+    """Vertices moved by ``share`` of the way to their neighbours' mean, weighted by ``layout`` (2E,), within the
+    surface.  # P,3"""
     out = np.empty_like(shape.vertices)
-    _relax(shape.vertices, shape.normals, topology.start, topology.neighbour, share, out)
+    _relax(shape.vertices, shape.normals, topology.start, topology.neighbour, layout, share, out)
     return out
+
+
+def even_layout(topology: Topology) -> np.ndarray:
+    """Equal weights of all neighbours, of sum 1.  # 2E"""
+    count = np.diff(topology.start)
+    return np.repeat(1 / np.maximum(count, 1), count)
 
 
 def unfolded(vertices: np.ndarray, topology: Topology, rounds: int = 3) -> np.ndarray:
@@ -254,6 +269,17 @@ def _normal_rows(x, v, faces, face_edges, wanted, weights, diagonal, off, right)
 
 
 @numba.njit(cache=True, nogil=True)
+def _bending(x, v, start, neighbour, height, weight, right):
+    for i in range(x.shape[0]):
+        for n in range(start[i], start[i + 1]):
+            j = neighbour[n]
+            e0, e1, e2 = x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2]
+            pull = weight * (height[n] - (v[i, 0] * e0 + v[i, 1] * e1 + v[i, 2] * e2))
+            right[i] -= pull
+            right[j] += pull
+
+
+@numba.njit(cache=True, nogil=True)
 def _edge_rows(edges, edge, first, second, want, weight, diagonal, off, right):
     for n in range(edge.shape[0]):
         i, j = edges[edge[n]]
@@ -302,16 +328,14 @@ def _conjugate_gradients(diagonal, off, start, neighbour, link, right, x, steps)
 
 
 @numba.njit(cache=True, nogil=True)
-def _relax(x, v, start, neighbour, share, out):
+def _relax(x, v, start, neighbour, layout, share, out):
     for i in range(x.shape[0]):
-        m0, m1, m2 = 0.0, 0.0, 0.0
-        count = max(start[i + 1] - start[i], 1)
+        m0, m1, m2 = -x[i, 0], -x[i, 1], -x[i, 2]
         for n in range(start[i], start[i + 1]):
             j = neighbour[n]
-            m0 += x[j, 0]
-            m1 += x[j, 1]
-            m2 += x[j, 2]
-        m0, m1, m2 = m0 / count - x[i, 0], m1 / count - x[i, 1], m2 / count - x[i, 2]
+            m0 += layout[n] * x[j, 0]
+            m1 += layout[n] * x[j, 1]
+            m2 += layout[n] * x[j, 2]
         along = m0 * v[i, 0] + m1 * v[i, 1] + m2 * v[i, 2]
         out[i, 0] = x[i, 0] + share * (m0 - along * v[i, 0])
         out[i, 1] = x[i, 1] + share * (m1 - along * v[i, 1])

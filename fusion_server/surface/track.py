@@ -10,17 +10,20 @@ import numpy as np
 from fusion_server.surface.base import Quality, SurfaceError, SurfaceFrame, SurfaceSettings, View
 from fusion_server.surface.keyframe import fitted, make_keyframe, unwrap
 from fusion_server.surface.quality import check
-from fusion_server.surface.refine import Clock, Observation, Step, look, observe, refine
-from fusion_server.surface.rigid import follow_rigid, rigid_step
+from fusion_server.surface.refine import Clock, Look, Observation, Step, hidden, look, observe, refine
+from fusion_server.surface.rest import Rest, widened
+from fusion_server.surface.rigid import follow_rigid, wants
 from fusion_server.surface.solve import Shape, Topology
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 
-_WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=1.5e-3)
+_WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
 _MOVED = Step(gate=20.0, scale=10e-3, relax=0.1, reach=3e-3, halvings=1)
 _WIDE = Step(gate=20.0, scale=10e-3, relax=0.2, reach=2e-3)
+_REMEMBER = 0.2  # of what a frame's surface still wants as a whole is new; the rest is what earlier ones did
 _FAST = 3e-3  # metres from one frame to the next
+_OTHER = 10e-3  # metres: three quarters of a head do not deform this far; what does is another subject
 _FITTED = 3e-3  # metres: an old topology whose 95th percentile is nearer than this to a new keyframe has been recovered
 
 
@@ -32,8 +35,9 @@ class _Track:
     uv: np.ndarray | None
     vertices: np.ndarray  # P,3 of the last good frame
     middle: np.ndarray  # 3, of that frame's observation
-    rest: np.ndarray  # 6, the rigid step that frame still wanted; see follow_rigid
+    rest: np.ndarray  # L,6, the rigid steps that a surface at rest wants; see follow_rigid
     reference: Quality  # of the keyframe
+    pose: Rest  # of the keyframe
 
 
 class SurfaceTracker:
@@ -89,13 +93,24 @@ class SurfaceTracker:
             held = held if step is last else None
             last = step if held is None else None
             vertices, held = refine(
-                vertices, track.topology, frame.observation, self._rasterizer, step, self._settings, frame.clock, held
+                vertices,
+                track.topology,
+                frame.observation,
+                self._rasterizer,
+                step,
+                self._settings,
+                frame.clock,
+                held,
+                track.pose,
             )
-        seen = look(vertices, track.topology, frame.coarse, self._rasterizer)
-        quality = check(seen, track.topology, frame.names, track.reference)
-        rest = rigid_step(seen, track.topology, self._settings)
+        looks = self._looks(frame, vertices, track.topology)
+        quality = check(looks[-1], track.topology, frame.names, track.reference)
+        rest = track.rest + _REMEMBER * (wants(looks, track.topology, self._settings) - track.rest)
         frame.clock.lap("check")
         return _Candidate(replace(track, vertices=vertices, middle=frame.observation.middle, rest=rest), quality)
+
+    def _looks(self, frame: _Frame, vertices: np.ndarray, topology: Topology) -> list[Look]:
+        return [look(vertices, topology, observation, self._rasterizer) for observation in frame.pyramid]
 
     def _recover(self, frame: _Frame, track: _Track) -> SurfaceFrame:
         """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
@@ -106,7 +121,8 @@ class SurfaceTracker:
         frame.clock.lap("rigid")
         steps = (_WIDE,) * 3 + (_WARM,) * 3
         candidate = self._candidate(frame, track, start, steps)
-        if "lost" not in candidate.quality.flags:
+        same = track.pose.apart(candidate.track.vertices) < _OTHER
+        if same and not {"lost", "uncertain"} & set(candidate.quality.flags):
             return self._accept(frame, candidate, "warm", len(steps), "recovered")
         try:
             mesh, iterations = make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
@@ -124,9 +140,9 @@ class SurfaceTracker:
         """A surface on a topology of its own; ``made`` after a loss."""
         mesh, iterations = made or make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         topology = Topology.of(mesh.faces, len(mesh.vertices))
-        seen = look(mesh.vertices, topology, frame.coarse, self._rasterizer)
-        quality = check(seen, topology, frame.names)
-        rest = rigid_step(seen, topology, self._settings)
+        looks = self._looks(frame, mesh.vertices, topology)
+        quality = check(looks[-1], topology, frame.names)
+        rest = wants(looks, topology, self._settings)
         frame.clock.lap("check")
         if "lost" in quality.flags:
             if self._track is not None:
@@ -137,7 +153,9 @@ class SurfaceTracker:
             )
         uv = unwrap(mesh) if self._settings.uv else None
         frame.clock.lap("unwrap")
-        track = _Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality)
+        fine = look(mesh.vertices, topology, frame.observation, self._rasterizer)
+        pose = Rest.of(fine.shape, topology, widened(hidden(fine, topology, self._settings), topology))
+        track = _Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose)
         return self._accept(frame, _Candidate(track, quality), "keyframe", iterations, "new topology" if made else "")
 
     def _accept(self, frame: _Frame, candidate: _Candidate, kind: str, iterations: int, flag: str = "") -> SurfaceFrame:

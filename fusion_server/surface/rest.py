@@ -1,0 +1,124 @@
+"""The rest pose: what a tracked surface goes back to where nobody measures it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numba
+import numpy as np
+
+from fusion_server.surface.solve import Shape, Topology
+
+_SWEEPS = 20  # of Gauss and Seidel a time; each frame goes on where the last one stopped
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """What a surface of this topology looks like when nothing acts on it, however it is turned and bent.
+
+    vertices (P, 3). height (2E,): metres, of each neighbour over a vertex's tangent plane. layout (2E,): weights of a
+    vertex's neighbours, of sum 1, whose mean lies straight above or below it. unseen (P,) bool: vertices that nobody
+    saw when the pose was taken.
+    """
+
+    vertices: np.ndarray
+    height: np.ndarray
+    layout: np.ndarray
+    unseen: np.ndarray
+
+    @classmethod
+    def of(cls, shape: Shape, topology: Topology, unseen: np.ndarray) -> Rest:
+        """Take a pose as the one at rest; unseen (P,) bool."""
+        height, layout = np.empty(len(topology.neighbour)), np.empty(len(topology.neighbour))
+        _rest(shape.vertices, shape.normals, topology.start, topology.neighbour, height, layout)
+        return cls(shape.vertices, height, layout, unseen)
+
+    @cached_property
+    def _inner(self) -> np.ndarray:
+        return np.flatnonzero(self.unseen).astype(np.int32)
+
+    def _laid_onto(self, vertices: np.ndarray) -> np.ndarray:
+        """The pose moved as one piece to where the seen vertices are.  # P,3"""
+        others = ~self.unseen
+        a, b = self.vertices[others].mean(0), vertices[others].mean(0)
+        u, _, vt = np.linalg.svd((self.vertices[others] - a).T @ (vertices[others] - b))
+        turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
+        return (self.vertices - a) @ turn + b
+
+    def apart(self, vertices: np.ndarray) -> float:
+        """How far vertices (P, 3) are from any rigid copy of the pose, metres, three quarters of those seen."""
+        off = np.linalg.norm(vertices - self._laid_onto(vertices), axis=1)[~self.unseen]
+        return float(np.percentile(off, 75)) if len(off) else 0.0
+
+    def carried(self, vertices: np.ndarray, topology: Topology) -> np.ndarray:
+        """Vertices (P, 3) with the unseen ones where the others take them.
+
+        The others have moved as one piece, and each a little by itself; that little is spread over the unseen ones as
+        heat would be. It depends on the rest pose and on the others alone, so that what nobody sees cannot creep.
+        # P,3
+        """
+        if not len(self._inner):
+            return vertices
+        stiff = self._laid_onto(vertices)
+        off = vertices - stiff
+        _spread(off, topology.start, topology.neighbour, self._inner, _SWEEPS)
+        return np.where(self.unseen[:, None], stiff + off, vertices)
+
+
+def widened(marked: np.ndarray, topology: Topology) -> np.ndarray:
+    """The marked vertices (P,) bool and their neighbours.  # P bool"""
+    out = marked.copy()
+    out[topology.edges[marked[topology.edges].any(1)]] = True
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _rest(x, v, start, neighbour, height, layout):
+    """Layout: equal weights, changed as little as takes the tangential part of the neighbours' mean to zero."""
+    for i in range(x.shape[0]):
+        n0, n1, n2 = v[i]
+        m0, m1, m2 = 0.0, 0.0, 0.0
+        count = start[i + 1] - start[i]
+        for n in range(start[i], start[i + 1]):
+            j = neighbour[n]
+            m0 += x[j, 0] / count
+            m1 += x[j, 1] / count
+            m2 += x[j, 2] / count
+        # The plane's own axes: any two at right angles to the normal will do.
+        a0, a1, a2 = (0.0, -n2, n1) if abs(n0) < 0.7 else (n2, 0.0, -n0)
+        size = np.sqrt(a0 * a0 + a1 * a1 + a2 * a2)
+        a0, a1, a2 = a0 / size, a1 / size, a2 / size
+        b0, b1, b2 = n1 * a2 - n2 * a1, n2 * a0 - n0 * a2, n0 * a1 - n1 * a0
+        aa, ab, bb = 0.0, 0.0, 0.0
+        for n in range(start[i], start[i + 1]):
+            j = neighbour[n]
+            e0, e1, e2 = x[j, 0] - x[i, 0], x[j, 1] - x[i, 1], x[j, 2] - x[i, 2]
+            height[n] = n0 * e0 + n1 * e1 + n2 * e2
+            p = a0 * (x[j, 0] - m0) + a1 * (x[j, 1] - m1) + a2 * (x[j, 2] - m2)
+            q = b0 * (x[j, 0] - m0) + b1 * (x[j, 1] - m1) + b2 * (x[j, 2] - m2)
+            aa += p * p
+            ab += p * q
+            bb += q * q
+        det = max(aa * bb - ab * ab, 1e-30)
+        p = a0 * (x[i, 0] - m0) + a1 * (x[i, 1] - m1) + a2 * (x[i, 2] - m2)
+        q = b0 * (x[i, 0] - m0) + b1 * (x[i, 1] - m1) + b2 * (x[i, 2] - m2)
+        s, t = (bb * p - ab * q) / det, (aa * q - ab * p) / det
+        for n in range(start[i], start[i + 1]):
+            j = neighbour[n]
+            d0, d1, d2 = x[j, 0] - m0, x[j, 1] - m1, x[j, 2] - m2
+            layout[n] = 1.0 / count + s * (a0 * d0 + a1 * d1 + a2 * d2) + t * (b0 * d0 + b1 * d1 + b2 * d2)
+
+
+@numba.njit(cache=True, nogil=True)
+def _spread(x, start, neighbour, free, rounds):
+    for _ in range(rounds):
+        for i in free:
+            m0, m1, m2 = 0.0, 0.0, 0.0
+            for n in range(start[i], start[i + 1]):
+                j = neighbour[n]
+                m0 += x[j, 0]
+                m1 += x[j, 1]
+                m2 += x[j, 2]
+            count = start[i + 1] - start[i]
+            x[i, 0], x[i, 1], x[i, 2] = m0 / count, m1 / count, m2 / count
