@@ -106,7 +106,8 @@ def grow_beard(rng: np.random.Generator, head: Surface, field: np.ndarray, color
         Cut.draw(rng, "crop"), style="beard", count=240, length=length, width=rng.uniform(0.006, 0.01), curl=curl,
         turns=rng.uniform(40, 120), gravity=rng.uniform(0.5, 1.2), lift=rng.uniform(0.2, 0.8), volume=0.002, ragged=0.4,
     )  # fmt: skip
-    roots = _roots(rng, head, field, cut.count)
+    # Thinner toward its border, so that a beard does not begin at a line.
+    roots = _roots(rng, head, field * (1 - 0.5 * rng.random(len(field))), cut.count)
     if roots is None:
         return None
     spines, normals = _grow(rng, cut, roots, Body.of(head.vertices), 8, None)
@@ -131,7 +132,8 @@ class Body:
         for _ in range(2):
             grown = cv2.dilate(np.hstack([radius[:, -1:], radius, radius[:, :1]]), np.ones((3, 3), np.uint8))[:, 1:-1]
             radius = np.where(radius == 0, grown, radius)
-        low = vertices[vertices[:, 1] < -0.07]
+        # Shoulders and the slope behind the neck, but never the jaw.
+        low = vertices[(vertices[:, 1] < -0.145) | ((vertices[:, 1] < -0.09) & (vertices[:, 2] < -0.005))]
         floor = np.full((_FLOOR, _FLOOR), -1.0, np.float32)
         np.maximum.at(floor, _tile(low), low[:, 1])
         for _ in range(2):

@@ -13,6 +13,8 @@ from models.synthetic.garments import headscarf, shirt
 from models.synthetic.glasses import earrings, glasses
 from models.synthetic.hair import Cut, grow, grow_beard
 from models.synthetic.lighting import ambient_visibility
+from models.synthetic.materials import random_color
+from models.synthetic.noise import fbm
 from models.synthetic.relief import face_relief
 from models.synthetic.render import Surface
 from models.synthetic.skin import Appearance, Look, dress
@@ -75,9 +77,26 @@ def _lined(rng, appearance: Appearance, sites: Sites, age: float, expression, al
     amount = np.clip((age - 0.5) * 1.4 + rng.normal(0, 0.2), 0.0, 1.0) if alive else rng.random()
     relief = face_relief(rng, sites, float(amount), expression, 1.0 if alive else rng.uniform(0.5, 2.0))
     shade = 1 - np.clip(-relief / np.float32(0.001), 0, 1) * np.float32(rng.uniform(0, 0.3))
+    albedo = appearance.albedo * shade[:, None]
     if alive:
-        shade *= 1 - np.float32(rng.uniform(0.1, 0.9)) * _lash_line()
-    return replace(appearance, relief=appearance.relief + relief, albedo=appearance.albedo * shade[:, None])
+        albedo *= (1 - np.float32(rng.uniform(0.1, 0.9)) * _lash_line())[:, None]
+        _make_up(rng, albedo, sites)
+    return replace(appearance, relief=appearance.relief + relief, albedo=albedo)
+
+
+def _make_up(rng, albedo: np.ndarray, sites: Sites) -> None:
+    """Eye shadow, paint or pale patches on some faces: colour that is no relief. Changes ``albedo`` (P, 3)."""
+    points = sites.points
+    if rng.random() < 0.12:
+        away = np.min(
+            [np.hypot(*(points - eye - [0, 0.006, 0])[:, :2].T * [[0.8], [1.2]]) for eye in sites.eyes], axis=0
+        )
+        share = rng.uniform(0.3, 0.9) * np.exp(-((away / 0.011) ** 4)) * (points[:, 2] > 0.03) * sites.skin
+        albedo += share[:, None].astype(np.float32) * (random_color(rng) - albedo)
+    if rng.random() < 0.06:
+        field = fbm(points * np.float32([rng.choice([-1, 1]), 1, 1]), rng.uniform(8, 45), 2, int(rng.integers(1 << 30)))
+        patch = (field > rng.uniform(0.1, 0.6)) & sites.skin
+        albedo[patch] += np.float32(rng.uniform(0.3, 0.95)) * (random_color(rng) - albedo[patch])
 
 
 @cache

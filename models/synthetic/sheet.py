@@ -1,6 +1,6 @@
 """A contact sheet of training sets: what the network learns from, to be looked at before it is trained on.
 
-    python -m models.synthetic.sheet --out docs/training-sets.jpg --count 24 --seed 9
+    python -m models.synthetic.sheet --out docs/training-sets.jpg --count 28 --seed 31
 
 Every tile is one camera's picture with the truth normals beside it, coloured as is usual: right is red, up is green,
 toward the camera is blue. The sheet is made anew from a seed and a count; nothing is read.
@@ -48,8 +48,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="draw a contact sheet of training sets")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--seed", type=int, default=9)
+    parser.add_argument("--count", type=int, default=28)
+    parser.add_argument("--seed", type=int, default=31)
     parser.add_argument("--first", type=int, default=0, help="index of the first set")
     parser.add_argument("--columns", type=int, default=4)
     parser.add_argument("--width", type=int, default=1600)
