@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 from model_doubles import ball, ring, tiny_network
 
@@ -169,6 +168,8 @@ def test_an_engine_says_where_it_is_kept(weights):
 
 
 def test_a_cpu_without_bf16_computes_in_f32_and_says_so(weights, scene, monkeypatch, caplog):
+    openvino = pytest.importorskip("openvino")
+
     class OldCpu(openvino.Core):
         def get_property(self, device, name, *rest):
             return (

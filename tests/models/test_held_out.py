@@ -16,6 +16,7 @@ from models.held_out import (
 )
 from models.synthetic.subject import Subject
 from models.synthetic.topology import refine, smooth_normals, topology
+from models.synthetic.training_sets import make_set
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def scene():
     return make_held_out(0, 1, views=3, size=64)
 
 
-def test_no_training_seed_starts_the_same_numbers():
+def test_no_training_seed_starts_the_same_numbers(scene):
+    assert np.abs(make_set(0, 1, 3, 64)["K"] - scene.K).max() > 1  # of the same seed and index
     ours = np.random.default_rng([5, 7, HELD_OUT]).random(4)
     assert HELD_OUT % 2**32 != 0  # numpy fills [seed, index] with zeros: a third word of zero would be training's
     assert (np.random.default_rng([5, 7]).random(4) == np.random.default_rng([5, 7, 0]).random(4)).all()
