@@ -6,7 +6,7 @@
 set -euo pipefail
 source "$(dirname "$0")/prepare.sh"
 
-"$python" -m pytest -q -k "torch" tests/models/test_engines.py -p no:cacheprovider
+"$python" -m pytest -q -k "torch and not openvino" tests/models/test_engines.py -p no:cacheprovider
 shapes=8x256,10x256,10x512 repeats=100
 if [ -n "${TINY:-}" ]; then
     shapes=2x64 repeats=3

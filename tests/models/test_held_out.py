@@ -66,7 +66,9 @@ def test_only_the_users_own_cache_is_cleaned_of_other_generators(tmp_path, monke
     for old in (tmp_path / "held_out" / "0123-2x32", tmp_path / "other" / "0123-2x32"):
         old.mkdir(parents=True)
     held_out_sets(0, 0, 2, 32, tmp_path / "other")
+    held_out_sets(0, 0, 2, 16)
     held_out_sets(0, 0, 2, 32)
+    assert len(list((tmp_path / "held_out").iterdir())) == 2  # other sizes of this generator stay
     assert not (tmp_path / "held_out" / "0123-2x32").exists()
     assert (tmp_path / "other" / "0123-2x32").exists()
 
