@@ -100,9 +100,12 @@ def reconstruct(
     frames: Annotated[
         str | None, typer.Option(metavar="A:B", help="frames numbered A up to B (B left out), or the first N")
     ] = None,
-    quality: Annotated[str, typer.Option(help="live, or final: finer, longer, smoothed in time")] = "live",
+    quality: Annotated[str, typer.Option(help="live, or final: more vertices, smoothed in time")] = "live",
     save_normals: Annotated[bool, typer.Option("--save-normals", help="keep the predicted normals and masks")] = False,
-    vertices: Annotated[int, typer.Option(min=500, max=200_000, help="vertices of the mesh")] = 10_000,
+    vertices: Annotated[
+        int | None,
+        typer.Option(min=500, max=200_000, help="vertices of the mesh; default: 10000, 20000 for a final one"),
+    ] = None,
     engine: Annotated[str, typer.Option(help="normal engine")] = "openvino",
     as_json: JsonFlag = False,
 ) -> None:
@@ -122,10 +125,10 @@ def reconstruct(
         frames=chosen_frames(folder.frames, frames),
         save_normals=save_normals,
         normals=NormalsConfig(engine=engine),
-        surface=SurfaceConfig(vertices=vertices),
+        surface=SurfaceConfig(vertices=vertices) if vertices else SurfaceConfig(),
     )
     if quality == "final":
-        job = final(job)
+        job = final(job, vertices)
     try:
         with progress_bar(as_json) as progress:
             task = progress.add_task("reconstruct", total=len(job.frames))

@@ -26,8 +26,7 @@ from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 from protocol.rig import NormalsConfig, SurfaceConfig
 
-FINAL_SIZE = 384  # pixels of the network's pictures
-FINAL_ITERATIONS = 4
+FINAL_VERTICES = 20_000  # twice the live number: nearer to the truth; finer pictures or more iterations were not
 _SMOOTH, _PLACE = "smooth", "place"  # stages after all meshes are made
 
 
@@ -45,14 +44,9 @@ class Job:
     smooth: bool = False
 
 
-def final(job: Job) -> Job:
-    """The same job as good as it gets, at whatever it costs: finer pictures, more iterations, smoothed in time."""
-    return replace(
-        job,
-        normals=replace(job.normals, size=max(job.normals.size, FINAL_SIZE)),
-        surface=replace(job.surface, iterations=max(job.surface.iterations, FINAL_ITERATIONS)),
-        smooth=True,
-    )
+def final(job: Job, vertices: int | None = None) -> Job:
+    """The same job as good as it gets, at whatever it costs: more vertices, if not told how many, smoothed in time."""
+    return replace(job, surface=replace(job.surface, vertices=vertices or FINAL_VERTICES), smooth=True)
 
 
 def chosen_frames(frames: tuple[str, ...], text: str | None) -> tuple[str, ...]:

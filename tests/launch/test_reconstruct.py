@@ -237,11 +237,10 @@ def test_a_final_job_is_smoother_where_the_path_is_noise(job):
     assert json.loads((smooth.out / "report.json").read_text())["smoothed"] is True
 
 
-def test_final_changes_what_it_says(job):
+def test_final_is_denser_unless_told_how_dense(job):
     better = final(job)
-    assert better.smooth and better.normals.size > job.normals.size
-    assert better.surface.iterations > job.surface.iterations
-    assert final(replace(job, normals=NormalsConfig(size=1024))).normals.size == 1024
+    assert better.smooth and better.surface.vertices > job.surface.vertices
+    assert final(job, 7000).surface.vertices == 7000 and final(job, 7000).smooth
 
 
 @pytest.mark.parametrize(
