@@ -1,11 +1,15 @@
-"""Keyframe and warm frames on a capture whose truth is known: milliseconds per stage and millimetres of error.
+"""A whole take against its truth: millimetres of error, drift, jitter and milliseconds a stage.
 
-    python -m benchmarks surface CAPTURE [--frames N] [--vertices N] [--size N]
+    python -m benchmarks surface CAPTURE [--frames N] [--vertices N] [--size N] [--every N] [--case NAME] [--fault NAME]
 
 Normals and masks are the capture's own truth, once as they are and once with errors like those of a small network
 (7 degrees smooth and 3 degrees of noise, outlines off by a pixel), so that what is measured is the surface alone, where
-two cameras see it. Frames without truth are left out. A capture of one frame is played again and again; its warm
-frames then show whether a still surface stays where it is.
+two cameras see it. Normals that a capture lacks are rendered from its mesh. Frames without truth are left out. A
+capture of one frame is played again and again; its warm frames then show whether a still surface stays where it is.
+Jitter is that of the first frame played again and again, errors drawn anew each time: root mean square along normals.
+
+Faults begin after a third of the frames and last a third: "lost" takes two cameras away, "frozen" repeats one camera's
+last picture, "turned" has one camera turned by a degree from what its calibration says.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from benchmarks._machine import machine
 from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from geometry.cameras import crop_image, cropped, undistort, without_distortion
 from geometry.measure import DistanceSummary, SurfaceIndex, sample_surface
-from geometry.mesh import Mesh, read_ply
+from geometry.mesh import Mesh, read_ply, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.visibility import views_of
 from protocol.capture_folder import CaptureFolder
@@ -33,6 +37,7 @@ from protocol.errors import HeadstreamError
 
 SMOOTH, WHITE, OUTLINE = 7.0, 3.0, 1.0  # degrees, degrees, pixels
 SAMPLES = 20_000
+SETTLE, STILL = 5, 12  # frames of a still head: before it is measured, and measured
 SEEN_BY = 2  # cameras: what fewer see is closed by guess
 
 
@@ -56,12 +61,17 @@ CASES = (
 def truth_views(capture: CaptureFolder, frame: str, size: int) -> list[View]:
     """The capture's own maps of one frame, cut to squares of ``size``, pictures twice as fine."""
     views = []
-    for raw in capture.calibration.cameras:
+    rendered = None
+    for n, raw in enumerate(capture.calibration.cameras):
         camera = without_distortion(raw)
         paths = capture.jpeg(frame, camera.name), capture.mask(frame, camera.name), capture.normal(frame, camera.name)
         picture = undistort(raw, cv2.imread(str(paths[0]), cv2.IMREAD_GRAYSCALE))
         mask = undistort(raw, cv2.imread(str(paths[1]), cv2.IMREAD_GRAYSCALE)).astype(np.float32) / 255
-        normal = undistort(raw, np.load(paths[2])["normal"].astype(np.float32)) * mask[..., None]
+        if paths[2].exists():
+            normal = undistort(raw, np.load(paths[2])["normal"].astype(np.float32)) * mask[..., None]
+        else:
+            rendered = rendered_normals(capture, frame) if rendered is None else rendered
+            normal = rendered[n] * mask[..., None]
         side = max(camera.width, camera.height)
         window = ((camera.width - side) / 2, (camera.height - side) / 2, side)
         inside = crop_image(np.ones_like(mask), *window, size) > 0.99
@@ -79,11 +89,24 @@ def truth_views(capture: CaptureFolder, frame: str, size: int) -> list[View]:
     return views
 
 
+def rendered_normals(capture: CaptureFolder, frame: str) -> list[np.ndarray]:
+    """Normals of the true mesh as each camera sees them, camera frames.  # H,W,3 each"""
+    mesh = read_ply(capture.mesh(frame))
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    maps = []
+    for raw in capture.calibration.cameras:
+        camera = without_distortion(raw)
+        world = CpuRasterizer().rasterize(mesh.vertices, mesh.faces, [camera]).interpolate(mesh.faces, normals)[0]
+        maps.append(unit(world @ camera.R.T.astype(np.float32)))
+    return maps
+
+
 def has_truth(capture: CaptureFolder, frame: str) -> bool:
-    """Whether a frame has a mesh, and masks and normals of every camera."""
-    names = capture.calibration.names
-    paths = [capture.mesh(frame), *(capture.mask(frame, name) for name in names)]
-    return all(path.exists() for path in (*paths, *(capture.normal(frame, name) for name in names)))
+    """Whether a frame has a mesh, and masks of every camera."""
+    return all(
+        path.exists()
+        for path in (capture.mesh(frame), *(capture.mask(frame, name) for name in capture.calibration.names))
+    )
 
 
 def spoiled(view: View, draw: np.random.Generator) -> View:
@@ -109,19 +132,64 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-6)
 
 
-def play(capture: CaptureFolder, case: Case, frames: int, settings: SurfaceSettings, size: int) -> Iterator[tuple]:
-    """(surface, truth, views) of one frame after the other."""
+@dataclass(frozen=True)
+class Played:
+    """One frame of a take: what came out, and how far it is from the truth (None where it was not measured)."""
+
+    surface: SurfaceFrame
+    there: DistanceSummary | None
+    back: DistanceSummary | None
+
+
+def play(
+    capture: CaptureFolder, case: Case, frames: int, settings: SurfaceSettings, size: int, every: int, fault: str = ""
+) -> Iterator[Played]:
+    """Track frame after frame; of the first and last 30 each third is measured, of the others each ``every``."""
     tracker = SurfaceTracker(replace(settings, photometric=case.photometric), CpuRasterizer())
     draw = np.random.default_rng(1)
     usable = [frame for frame in capture.frames if has_truth(capture, frame)]
     if not usable:
-        raise HeadstreamError(f"{capture.root}: no frame has its mesh, masks and normals beside it to compare with")
+        raise HeadstreamError(f"{capture.root}: no frame has its mesh and masks beside it to compare with")
+    last: list[View] = []
     for n in range(frames):
         frame = usable[n % len(usable)]
         views = truth_views(capture, frame, size)
         if case.noisy:
             views = [spoiled(view, draw) for view in views]
-        yield tracker.update(views), read_ply(capture.mesh(frame)), views
+        seen_by = views
+        if fault and frames // 3 <= n < 2 * frames // 3:
+            views = faulty(views, last, fault)
+        last = views
+        surface = tracker.update(views)
+        measured = n < 2 or n % (3 if n <= 30 or n >= frames - 30 else every) == 0
+        yield Played(surface, *(errors(surface, read_ply(capture.mesh(frame)), seen_by) if measured else (None, None)))
+
+
+def faulty(views: list[View], last: list[View], fault: str) -> list[View]:
+    """The views of a frame with something wrong; last: those of the frame before."""
+    if fault == "lost":
+        return [view for n, view in enumerate(views) if n not in (1, len(views) // 2)]
+    if fault == "frozen":
+        return [views[0], last[1], *views[2:]]
+    c, s = np.cos(np.radians(1.0)), np.sin(np.radians(1.0))
+    turn = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    wrong = [
+        replace(camera, R=turn @ camera.R, t=turn @ camera.t) for camera in (views[1].camera, views[1].image_camera)
+    ]
+    return [views[0], replace(views[1], camera=wrong[0], image_camera=wrong[1]), *views[2:]]
+
+
+def jitter(capture: CaptureFolder, case: Case, settings: SurfaceSettings, size: int) -> float:
+    """Root mean square of a still head's vertices about their mean, along their normals, metres: the median vertex."""
+    tracker = SurfaceTracker(replace(settings, photometric=case.photometric), CpuRasterizer())
+    draw = np.random.default_rng(2)
+    views = truth_views(capture, next(frame for frame in capture.frames if has_truth(capture, frame)), size)
+    surfaces = [
+        tracker.update([spoiled(view, draw) for view in views] if case.noisy else views) for _ in range(SETTLE + STILL)
+    ]
+    vertices = np.stack([surface.vertices for surface in surfaces[SETTLE:]])
+    along = ((vertices - vertices.mean(0)) * surfaces[-1].normals).sum(2)
+    return float(np.median(along.std(0)))
 
 
 def errors(surface: SurfaceFrame, truth: Mesh, views: list[View]) -> tuple[DistanceSummary, DistanceSummary]:
@@ -139,38 +207,43 @@ def seen(mesh: Mesh, views: list[View]) -> Mesh:
 
 
 def main() -> int:
-    """Run every case and print two tables."""
+    """Play every case and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("capture", type=Path)
-    parser.add_argument("--frames", type=int, default=8, help="of each case, the keyframe among them")
+    parser.add_argument("--frames", type=int, default=300, help="of each case, the keyframe among them")
     parser.add_argument("--vertices", type=int, default=SurfaceSettings.vertices)
     parser.add_argument("--size", type=int, default=256, help="of the maps, pixels")
+    parser.add_argument("--every", type=int, default=10, help="measure each so manieth frame between first and last 30")
+    parser.add_argument("--case", choices=[case.name for case in CASES], help="only this one")
+    parser.add_argument("--fault", choices=["lost", "frozen", "turned"], help="what goes wrong for a third of the take")
     options = parser.parse_args()
-    settings = SurfaceSettings(vertices=options.vertices)
+    settings = SurfaceSettings(vertices=options.vertices, uv=False)
     console = Console(width=200)
     console.print(machine())
     accuracy = Table(title=f"{options.capture}: millimetres, median / 95 %")
-    for column in ("normals", "frame", "surface to truth", "truth to surface", "IoU", "inverted", "flags"):
+    for column in ("normals", "frames", "surface to truth", "truth to surface", "IoU", "inverted", "jitter", "flags"):
         accuracy.add_column(column)
-    timing = Table(title="milliseconds (medians of warm frames)")
+    timing = Table(title="milliseconds (medians)")
     stages: list[str] = []
     rows = []
     try:
         capture = CaptureFolder.open(options.capture)
-        for _ in play(capture, CASES[1], 2, settings, options.size):
+        for _ in play(capture, CASES[1], 2, settings, options.size, 2):
             pass  # compiles every kernel
-        for case in CASES:
-            results = list(play(capture, case, options.frames, settings, options.size))
+        for case in [case for case in CASES if options.case in (None, case.name)]:
+            played = list(
+                play(capture, case, options.frames, settings, options.size, options.every, options.fault or "")
+            )
+            shake = jitter(capture, case, settings, options.size)
+            for name, chosen in _spans(played, bool(options.fault)).items():
+                if any(each.there for each in chosen):
+                    accuracy.add_row(case.name, name, *_accuracy(chosen, shake if name == "warm" else None))
             for kind in ("keyframe", "warm"):
-                chosen = [(result[0], *errors(*result)) for result in results if result[0].kind == kind]
-                if not chosen:
-                    continue
-                accuracy.add_row(case.name, f"{len(chosen)} {kind}", *_accuracy(chosen))
-                seconds = [surface.seconds for surface, _, _ in chosen]
+                seconds = [each.surface.seconds for each in played if each.surface.kind == kind]
                 names = list(dict.fromkeys(name for each in seconds for name in each))
                 stages.extend(name for name in names if name not in stages)
                 medians = {name: 1e3 * float(np.median([each.get(name, 0) for each in seconds])) for name in names}
-                total = 1e3 * float(np.median([sum(each.values()) for each in seconds]))
+                total = 1e3 * float(np.median([sum(each.values()) for each in seconds])) if seconds else 0.0
                 rows.append((case.name, kind, total, medians))
     except HeadstreamError as error:
         print(f"surface: {error}", file=sys.stderr)
@@ -185,18 +258,34 @@ def main() -> int:
     return 0
 
 
-def _accuracy(chosen: list) -> tuple[str, ...]:
+def _spans(played: list[Played], fault: bool) -> dict[str, list[Played]]:
+    """The parts of a take that get a row of their own."""
+    count = len(played)
+    spans = {"keyframe": played[:1], "warm": played[1:]}
+    if fault:
+        third, two = count // 3, 2 * count // 3
+        return spans | {"before": played[1:third], "during": played[third:two], "after": played[two:]}
+    if count > 60:
+        spans |= {"first 30 warm": played[1:31], "last 30": played[-30:]}
+    return spans
+
+
+def _accuracy(chosen: list[Played], shake: float | None) -> tuple[str, ...]:
     def pair(summaries: list[DistanceSummary]) -> str:
         median, p95 = (np.median([getattr(s, name) for s in summaries]) * 1e3 for name in ("median", "p95"))
         return f"{median:.3f} / {p95:.2f}"
 
-    flags = sorted({flag for surface, _, _ in chosen for flag in surface.quality.flags})
+    counts: dict[str, int] = {}
+    for each in chosen:
+        for flag in each.surface.quality.flags:
+            counts[flag] = counts.get(flag, 0) + 1
     return (
-        pair([there for _, there, _ in chosen]),
-        pair([back for _, _, back in chosen]),
-        f"{np.median([surface.quality.silhouette_iou for surface, _, _ in chosen]):.3f}",
-        f"{max(surface.quality.inverted for surface, _, _ in chosen)}",
-        ", ".join(flags),
+        pair([each.there for each in chosen if each.there]),
+        pair([each.back for each in chosen if each.back]),
+        f"{np.median([each.surface.quality.silhouette_iou for each in chosen]):.3f}",
+        f"{max(each.surface.quality.inverted for each in chosen)}",
+        "" if shake is None else f"{1e3 * shake:.3f}",
+        ", ".join(f"{flag} x{n}" for flag, n in sorted(counts.items())),
     )
 
 

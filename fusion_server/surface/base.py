@@ -77,7 +77,8 @@ class SurfaceSettings:
 
     vertices: of the mesh, about. iterations: of a warm frame. keyframe_iterations: at full resolution. photometric:
     whether pictures are compared. The sigmas are the best case; each frame raises them to what its views disagree by.
-    hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas.
+    hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas. steady:
+    whether what is handed out is filtered against jitter (the track itself never is).
     """
 
     vertices: int = 10_000
@@ -89,6 +90,7 @@ class SurfaceSettings:
     sigma_photometric: float = 0.15e-3  # metres
     hull_cells: int = 128
     uv: bool = True
+    steady: bool = True
 
 
 @dataclass(frozen=True, eq=False)

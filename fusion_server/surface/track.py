@@ -14,6 +14,7 @@ from fusion_server.surface.refine import Clock, Look, Observation, Step, hidden,
 from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, wants
 from fusion_server.surface.solve import Shape, Topology
+from fusion_server.surface.steady import Steady, steadied
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
@@ -47,10 +48,12 @@ class SurfaceTracker:
         self._settings = settings
         self._rasterizer = rasterizer
         self._track: _Track | None = None
+        self._shown: Steady | None = None  # what was handed out last
 
     def reset(self) -> None:
         """Forget the surface; the next frame is a keyframe with a topology of its own."""
         self._track = None
+        self._shown = None
 
     def update(self, views: Sequence[View]) -> SurfaceFrame:
         """The surface of one frame.
@@ -163,12 +166,17 @@ class SurfaceTracker:
         quality = candidate.quality
         if flag:
             quality = replace(quality, flags=(flag, *quality.flags))
-        return _surface(candidate.track, kind, quality, frame, iterations)
+        # Nobody sees jitter on a head that is flung about, and a surface that is still settling must not be held back.
+        jumped = bool(flag) or iterations > self._settings.iterations or not self._settings.steady
+        self._shown = steadied(None if jumped else self._shown, candidate.track.vertices)
+        frame.clock.lap("steady")
+        return _surface(candidate.track, self._shown.vertices, kind, quality, frame, iterations)
 
     def _lost(self, frame: _Frame, track: _Track, quality: Quality, iterations: int) -> SurfaceFrame:
         flags = ("lost", *(flag for flag in quality.flags if flag != "lost"))
         quality = replace(quality, confidence=0.0, flags=flags)
-        return _surface(track, "warm", quality, frame, iterations)
+        shown = self._shown.vertices if self._shown is not None else track.vertices
+        return _surface(track, shown, "warm", quality, frame, iterations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +194,10 @@ class _Candidate:
     quality: Quality
 
 
-def _surface(track: _Track, kind: str, quality: Quality, frame: _Frame, iterations: int) -> SurfaceFrame:
-    normals = Shape.of(track.vertices, track.topology).normals
+def _surface(
+    track: _Track, vertices: np.ndarray, kind: str, quality: Quality, frame: _Frame, iterations: int
+) -> SurfaceFrame:
+    normals = Shape.of(vertices, track.topology).normals
     return SurfaceFrame(
-        track.vertices, track.topology.faces, track.uv, normals, kind, quality, frame.clock.seconds, iterations
+        vertices, track.topology.faces, track.uv, normals, kind, quality, frame.clock.seconds, iterations
     )

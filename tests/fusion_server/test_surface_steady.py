@@ -1,0 +1,61 @@
+"""The filter in time: noise goes, motion stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from surface_scene import blob, turned
+
+from fusion_server.surface.steady import steadied
+
+NOISE = 0.1e-3
+
+
+def played(frames, noise=NOISE):
+    """What the filter makes of vertices frame after frame, each with its own noise.  # N,P,3"""
+    draw = np.random.default_rng(0)
+    memory, out = None, []
+    for vertices in frames:
+        memory = steadied(memory, vertices + noise * draw.normal(size=vertices.shape))
+        out.append(memory.vertices)
+    return np.stack(out)
+
+
+def test_a_still_head_shakes_less_than_half_as_much():
+    out = played([blob(3).vertices] * 60)
+    assert out[20:].std(0).mean() < 0.45 * NOISE
+    assert np.abs(out[20:].mean(0) - blob(3).vertices).mean() < 0.3 * NOISE
+
+
+def test_a_head_that_turns_is_not_held_back():
+    frames = [turned(blob(3), 10.0 * n, (0.004 * n, 0, 0)).vertices for n in range(8)]  # a nod of 300 degrees a second
+    np.testing.assert_allclose(played(frames, 0.0), frames, atol=1e-9)
+    shaken = played(frames)
+    assert np.linalg.norm(shaken[7] - frames[7], axis=1).mean() < 1.2 * NOISE
+
+
+@pytest.mark.parametrize("speed", [0.2e-3, 1e-3])  # 6 and 30 mm a second
+def test_a_cheek_that_moves_on_lags_by_less_than_half_a_frame(speed):
+    frames = [blob(3, swell=speed * max(n - 10, 0)).vertices for n in range(30)]
+    out = played(frames)
+    direction = blob(3, swell=1e-3).vertices - blob(3).vertices
+    cheek = np.linalg.norm(direction, axis=1) > 0.7e-3
+    along = direction[cheek] / np.linalg.norm(direction[cheek], axis=1, keepdims=True)
+    lag = ((np.stack(frames)[16:, cheek] - out[16:, cheek]) * along).sum(2).mean()
+    step = ((frames[20][cheek] - frames[19][cheek]) * along).sum(1).mean()
+    assert abs(lag) < 0.5 * step
+
+
+def test_a_shout_in_three_frames_arrives():
+    opened = blob(3, swell=20e-3).vertices
+    frames = [blob(3).vertices] * 15 + [blob(3, swell=s).vertices for s in (7e-3, 14e-3)] + [opened] * 4
+    out = played(frames)
+    error = np.linalg.norm(out - np.stack(frames), axis=2).max(1)
+    assert error[15:18].max() < 2.5e-3
+    assert error[18:].max() < 1e-3
+
+
+def test_another_topology_starts_anew():
+    memory = steadied(None, blob(3).vertices)
+    other = blob(2).vertices
+    assert steadied(memory, other).vertices is other
