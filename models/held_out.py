@@ -27,10 +27,11 @@ from platformdirs import user_cache_path
 from scipy.spatial import cKDTree
 
 from geometry.cameras import pixel_rays
-from models.synthetic.photography import Backdrop, Sensor, develop, draw_rig, exposure_for, through_jpeg
+from models.synthetic.photography import draw_rig, exposure_for
 from models.synthetic.render import render
 from models.synthetic.scenes import draw_scene
 from models.synthetic.topology import topology
+from models.synthetic.training_sets import photograph
 from protocol.calibration import Camera
 
 HELD_OUT = 0x48454C44  # the third word
@@ -74,20 +75,14 @@ def make_held_out(seed: int, index: int, views: int = 10, size: int = 256) -> Kn
     cameras = draw_rig(rng, scene.surface.vertices, views, size)
     renderings = render(scene.surface, cameras, scene.lighting)
     masks = [rendering.mask for rendering in renderings]
-    gain = np.float32(exposure_for([rendering.light for rendering in renderings], masks))
-    backdrop = Backdrop.draw(rng, scene.flash)
-    common = int(rng.integers(1 << 30))
-    images = []
-    for rendering, mask in zip(renderings, masks, strict=True):
-        sensor = Sensor.draw(rng, np.random.default_rng(common))
-        picture = develop(rendering.light * gain, mask, backdrop.picture(rng, size), sensor, rng)
-        images.append(through_jpeg(picture, sensor.quality))
+    gain = exposure_for([rendering.light for rendering in renderings], masks)
+    images, backdrop = photograph(rng, renderings, masks, gain, scene.flash)
     depth = np.stack([rendering.depth * mask for rendering, mask in zip(renderings, masks, strict=True)])
     region = np.zeros(depth.shape, np.uint8)
     if scene.kind == "person":
         region[depth > 0] = regions_of(_points(depth, cameras), scene.surface.vertices, scene.surface.normals)
     return KnownScene(
-        np.stack(images),
+        images,
         np.stack([rendering.normal for rendering in renderings]).astype(np.float16),
         np.stack(masks),
         depth,
@@ -96,7 +91,7 @@ def make_held_out(seed: int, index: int, views: int = 10, size: int = 256) -> Kn
         np.stack([camera.R for camera in cameras]),
         np.stack([camera.t for camera in cameras]),
         scene.kind,
-        backdrop.kind,
+        backdrop,
     )
 
 

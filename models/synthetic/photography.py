@@ -10,7 +10,6 @@ import cv2
 import numba
 import numpy as np
 
-from models.synthetic.backdrop import Backdrop as Backdrop
 from protocol.calibration import Camera
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-from models.synthetic.photography import Backdrop, Sensor, develop, draw_rig, exposure_for, through_jpeg
-from models.synthetic.render import render
+from models.synthetic.backdrop import Backdrop
+from models.synthetic.photography import Sensor, develop, draw_rig, exposure_for, through_jpeg
+from models.synthetic.render import Rendering, render
 from models.synthetic.scenes import draw_scene
 
 EMPTY_SHARE = 0.04  # of the sets: nobody is there, as before a take; a network that never saw that sees heads in walls
@@ -36,15 +37,9 @@ def make_set(seed: int, index: int, views: int = 6, size: int = 256) -> dict[str
     if rng.random() < EMPTY_SHARE:
         renderings = [rendering.emptied() for rendering in renderings]
         masks = [rendering.mask for rendering in renderings]
-    backdrop = Backdrop.draw(rng, scene.flash)
-    common = int(rng.integers(1 << 30))
-    images = []
-    for rendering, mask in zip(renderings, masks, strict=True):
-        sensor = Sensor.draw(rng, np.random.default_rng(common))
-        picture = develop(rendering.light * np.float32(gain), mask, backdrop.picture(rng, size), sensor, rng)
-        images.append(through_jpeg(picture, sensor.quality))
+    images, _ = photograph(rng, renderings, masks, gain, scene.flash)
     return {
-        "image": np.stack(images),
+        "image": images,
         "normal": np.stack([np.rint(rendering.normal * 127).astype(np.int8) for rendering in renderings]),
         "mask": np.stack(masks).astype(np.uint8) * np.uint8(255),
         "depth": np.stack([rendering.depth for rendering in renderings]).astype(np.float16),
@@ -52,6 +47,24 @@ def make_set(seed: int, index: int, views: int = 6, size: int = 256) -> dict[str
         "R": np.stack([camera.R for camera in cameras]).astype(np.float32),
         "t": np.stack([camera.t for camera in cameras]).astype(np.float32),
     }
+
+
+def photograph(
+    rng: np.random.Generator, renderings: Sequence[Rendering], masks: Sequence[np.ndarray], gain: float, flash: bool
+) -> tuple[np.ndarray, str]:
+    """What the cameras of one rig make of linear light: pictures (V, S, S, 3) uint8 RGB, and the backdrop's kind.
+
+    The sensors are of one make, each with its own faults, before one backdrop.
+    """
+    backdrop = Backdrop.draw(rng, flash)
+    common = int(rng.integers(1 << 30))
+    images = []
+    for rendering, mask in zip(renderings, masks, strict=True):
+        sensor = Sensor.draw(rng, np.random.default_rng(common))
+        behind = backdrop.picture(rng, len(mask))
+        picture = develop(rendering.light * np.float32(gain), mask, behind, sensor, rng)
+        images.append(through_jpeg(picture, sensor.quality))
+    return np.stack(images), backdrop.kind
 
 
 def write_sets(out: Path, count: int, seed: int, workers: int = 1, views: int = 6, size: int = 256) -> Iterator[int]:

@@ -75,6 +75,15 @@ def load_config(path: str | Path) -> TrainConfig:
     for key in ("minutes", "pictures", "rate", "threads", "processes"):
         if getattr(config, key) <= 0:
             raise HeadstreamError(f"{path}: {key} must be more than zero")
+    if not config.views or not all(isinstance(count, int) and 1 <= count <= 16 for count in config.views):
+        raise HeadstreamError(f"{path}: views: {list(config.views)}; must be numbers from 1 to 16")
+    network = config.network
+    if network.dim <= 0 or network.heads <= 0 or network.dim % (6 * network.heads):
+        raise HeadstreamError(
+            f"{path}: network.dim is {network.dim}; it must be a multiple of 6 x {network.heads} heads"
+        )
+    if len(network.decoder) != 3:
+        raise HeadstreamError(f"{path}: network.decoder: {list(network.decoder)}; must be three numbers of channels")
     return config
 
 
@@ -89,6 +98,8 @@ def _build(kind: type, data: dict[str, Any], where: str) -> Any:
         number = isinstance(default, int | float) and not isinstance(default, bool)
         if number and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise HeadstreamError(f"{where}.{name}: {value!r}; must be a number")
+        if isinstance(default, tuple) and not isinstance(value, list | tuple):
+            raise HeadstreamError(f"{where}.{name}: {value!r}; must be a list")
         if isinstance(default, bool) and not isinstance(value, bool):
             raise HeadstreamError(f"{where}.{name}: {value!r}; must be true or false")
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})

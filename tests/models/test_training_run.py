@@ -140,6 +140,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         ("bf16 = 1", "must be true or false"),
         ("encoder_rate = true", "must be a number"),
         ("[loss]\nshade = 1", r"loss.shade: unknown"),
+        ("processes = 0", "processes must be more than zero"),
         ("=", "not TOML"),
     ],
 )
@@ -147,6 +148,22 @@ def test_a_wrong_configuration_is_one_clear_line(tmp_path, more, message):
     with pytest.raises(HeadstreamError, match=message) as caught:
         load_config(write_config(tmp_path, more=more))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "instead", "message"),
+    [
+        ("dim = 48", "dim = 50", "network.dim is 50; it must be a multiple of 6 x 4 heads"),
+        ("views = [1, 2]", "views = 3", "views: 3; must be a list"),
+        ("views = [1, 2]", "views = [0, 2]", r"views: \[0, 2\]; must be numbers from 1 to 16"),
+        ("decoder = [16, 8, 8]", "decoder = [16, 8]", r"network.decoder: \[16, 8\]; must be three numbers"),
+    ],
+)
+def test_sizes_that_no_network_has_are_one_clear_line(tmp_path, line, instead, message):
+    path = write_config(tmp_path)
+    path.write_text(path.read_text().replace(line, instead))
+    with pytest.raises(HeadstreamError, match=message):
+        load_config(path)
 
 
 def test_the_shipped_configuration_reads():
