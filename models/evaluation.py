@@ -8,6 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
+from geometry.measure import normal_error_degrees
+
 THRESHOLDS = (5.0, 10.0, 30.0)  # degrees
 
 
@@ -39,10 +41,8 @@ class NormalErrors:
 
 def angular_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Angle between normals (..., 3), which need not be unit; NaN where either is zero. Degrees.  # ..."""
-    predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
-    cross = np.linalg.norm(np.cross(predicted, truth), axis=-1)
-    dot = (predicted * truth).sum(-1)
-    angle = np.degrees(np.arctan2(cross, dot))  # accurate at small angles, where arccos is not
+    predicted, truth = np.broadcast_arrays(predicted, truth)
+    angle = normal_error_degrees(predicted, truth, np.ones(predicted.shape[:-1], bool)).reshape(predicted.shape[:-1])
     zero = (np.abs(predicted).sum(-1) == 0) | (np.abs(truth).sum(-1) == 0)
     return np.where(zero, np.nan, angle)
 

@@ -11,6 +11,7 @@ from fusion_server.surface.refine import BORDER, Clock, Observation, Step, refin
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology
+from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
@@ -72,10 +73,7 @@ def fitted(vertices: np.ndarray, topology: Topology, mesh: Mesh, rounds: int = 1
     for _ in range(rounds):  # iterative closest points, the farthest tenth left out
         near, distance, _ = index.closest(vertices)
         keep = distance <= np.percentile(distance, 90)
-        a, b = vertices[keep].mean(0), near[keep].mean(0)
-        u, _, vt = np.linalg.svd((vertices[keep] - a).T @ (near[keep] - b))
-        turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-        vertices = (vertices - a) @ turn + b
+        vertices = rigid_motion(vertices[keep], near[keep])(vertices)
     for n in range(rounds):
         shape = Shape.of(vertices, topology)
         off = index.closest(shape.vertices)[0] - shape.vertices

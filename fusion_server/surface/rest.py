@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from fusion_server.surface.solve import Shape, Topology
+from geometry.align import rigid_motion
 
 _SWEEPS = 20  # of Gauss and Seidel a time; each frame goes on where the last one stopped
 
@@ -41,10 +42,7 @@ class Rest:
     def _laid_onto(self, vertices: np.ndarray) -> np.ndarray:
         """The pose moved as one piece to where the seen vertices are.  # P,3"""
         others = ~self.unseen
-        a, b = self.vertices[others].mean(0), vertices[others].mean(0)
-        u, _, vt = np.linalg.svd((self.vertices[others] - a).T @ (vertices[others] - b))
-        turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-        return (self.vertices - a) @ turn + b
+        return rigid_motion(self.vertices[others], vertices[others])(self.vertices)
 
     def apart(self, vertices: np.ndarray) -> float:
         """How far vertices (P, 3) are from any rigid copy of the pose, metres, three quarters of those seen."""

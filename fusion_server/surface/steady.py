@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from geometry.align import RigidMotion, rigid_motion
+
 _LEAST = 0.25  # share of what is new that comes through where there is only noise
 _TREND = 0.3  # share of what is new in the trend
 _SCATTERS = 1.5  # a trend of this many scatters counts half as motion
@@ -33,10 +35,10 @@ def steadied(before: Steady | None, vertices: np.ndarray) -> Steady:
     """
     if before is None or before.vertices.shape != vertices.shape:
         return Steady(vertices, np.zeros_like(vertices))
-    turn, middle, onto = _rigid(before.vertices, vertices)
-    carried = (before.vertices - middle) @ turn + onto
+    motion = _as_one_piece(before.vertices, vertices)
+    carried = motion(before.vertices)
     off = vertices - carried
-    trend = before.trend @ turn
+    trend = before.trend @ motion.turn
     trend = trend + _TREND * (off - trend)
     scatter = max(float(np.median(np.linalg.norm(off - trend, axis=1))), _FLOOR)
     ratio = (trend**2).sum(1) / (_SCATTERS * scatter) ** 2
@@ -44,13 +46,7 @@ def steadied(before: Steady | None, vertices: np.ndarray) -> Steady:
     return Steady(carried + share[:, None] * off, trend)
 
 
-def _rigid(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The motion of points (P, 3) onto others: (a - middle) @ turn + onto; far ones count less (reweighted once)."""
-    weight = np.ones(len(a))
-    for _ in range(2):
-        middle, onto = np.average(a, 0, weight), np.average(b, 0, weight)
-        u, _, vt = np.linalg.svd(((a - middle) * weight[:, None]).T @ (b - onto))
-        turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
-        off = ((b - (a - middle) @ turn - onto) ** 2).sum(1)
-        weight = 1 / (1 + off / max(float(np.median(off)), _FLOOR**2))
-    return turn, middle, onto
+def _as_one_piece(a: np.ndarray, b: np.ndarray) -> RigidMotion:
+    """The motion of points (P, 3) onto others; those that it leaves far away count less (reweighted once)."""
+    off = ((b - rigid_motion(a, b)(a)) ** 2).sum(1)
+    return rigid_motion(a, b, 1 / (1 + off / max(float(np.median(off)), _FLOOR**2)))

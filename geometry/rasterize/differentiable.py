@@ -125,6 +125,13 @@ def _weight(h, i, j, x, y):
     )
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _weights(h, a, b, c, x, y):
+    """What each corner of a face counts at a pixel, and the sum of it."""
+    wa, wb, wc = _weight(h, b, c, x, y), _weight(h, c, a, x, y), _weight(h, a, b, x, y)
+    return wa, wb, wc, wa + wb + wc
+
+
 @numba.njit(parallel=True, cache=True, nogil=True)
 def _forward(values, pixels, faces, face, out):
     for v in numba.prange(face.shape[0]):
@@ -135,8 +142,7 @@ def _forward(values, pixels, faces, face, out):
                 if f < 0:
                     continue
                 a, b, c = faces[f]
-                wa, wb, wc = _weight(h, b, c, x, y), _weight(h, c, a, x, y), _weight(h, a, b, x, y)
-                total = wa + wb + wc
+                wa, wb, wc, total = _weights(h, a, b, c, x, y)
                 for k in range(values.shape[1]):
                     out[v, y, x, k] = (wa * values[a, k] + wb * values[b, k] + wc * values[c, k]) / total
 
@@ -162,8 +168,7 @@ def _backward(values, pixels, faces, face, out, to_values, to_pixels):
                 if f < 0:
                     continue
                 a, b, c = faces[f]
-                wa, wb, wc = _weight(h, b, c, x, y), _weight(h, c, a, x, y), _weight(h, a, b, x, y)
-                total = wa + wb + wc
+                wa, wb, wc, total = _weights(h, a, b, c, x, y)
                 ga = gb = gc = mean = 0.0
                 for k in range(values.shape[1]):
                     g = out[v, y, x, k]

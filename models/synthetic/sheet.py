@@ -14,16 +14,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from models.drawing import normal_colours
 from models.synthetic.training_sets import make_set
 from protocol.errors import HeadstreamError
 
 _GAP = 6
-
-
-def normal_colors(normal: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Camera-frame normals (H, W, 3), any positive length, as RGB; black outside ``mask`` (H, W).  # H,W,3 uint8"""
-    shown = np.clip(np.asarray(normal, np.float32) * [0.5, -0.5, -0.5] / 127 + 0.5, 0, 1) * 255
-    return np.where(np.asarray(mask, bool)[..., None], shown, 0).astype(np.uint8)
 
 
 def sheet(count: int, seed: int, first: int = 0, columns: int = 4, width: int = 1600, size: int = 256) -> np.ndarray:
@@ -36,7 +31,7 @@ def sheet(count: int, seed: int, first: int = 0, columns: int = 4, width: int = 
     out = np.full((_GAP + rows * (tile + _GAP), width, 3), 255, np.uint8)
     for number in range(count):
         made = make_set(seed, first + number, views=1, size=size)
-        pair = np.hstack([made["image"][0], normal_colors(made["normal"][0], made["mask"][0])])
+        pair = np.hstack([made["image"][0], normal_colours(made["normal"][0] / 127, made["mask"][0])])
         shrunk = cv2.resize(pair, (2 * tile, tile), interpolation=cv2.INTER_AREA if size > tile else cv2.INTER_CUBIC)
         top = _GAP + (number // columns) * (tile + _GAP)
         left = _GAP + (number % columns) * (cell + _GAP)

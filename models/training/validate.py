@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from geometry.cameras import crop_image, cropped
+from models.drawing import normal_colours
 from models.evaluation import mask_iou, normal_errors
 from models.network import NormalNetwork
 from models.rays import camera_inputs, stack_cameras
@@ -91,16 +92,11 @@ def load_capture(root: Path, size: int) -> ViewSet:
     return ViewSet(np.stack(images), np.stack(normals), np.stack(masks), *stack_cameras(cameras))
 
 
-def normal_colours(normal: np.ndarray) -> np.ndarray:
-    """Normals as colours (right is red, up is green, toward the camera is blue).  # H,W,3 uint8"""
-    return np.clip((normal * (1, -1, -1) * 0.5 + 0.5) * 255, 0, 255).astype(np.uint8)
-
-
 def _row(views: ViewSet, result: tuple[np.ndarray, np.ndarray, np.ndarray], i: int) -> np.ndarray:
     """Picture, true normals, predicted normals in the predicted mask, mask, confidence, side by side."""
     normal, confidence, mask = (values[i] for values in result)
-    shown = normal_colours(normal) * (mask > 0.5)[..., None]
-    truth = normal_colours(views.normal[i].astype(np.float32) / 127) * (views.mask[i] > 127)[..., None]
+    shown = normal_colours(normal, mask > 0.5)
+    truth = normal_colours(views.normal[i] / 127, views.mask[i] > 127)
     grey = [
         np.repeat((value * 255).astype(np.uint8)[..., None], 3, -1) for value in (mask, confidence / (5 + confidence))
     ]

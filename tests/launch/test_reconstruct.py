@@ -138,17 +138,22 @@ def test_killed_at_any_write_it_goes_on_and_ends_the_same(job, monkeypatch, tmp_
     assert moments >= (2 + COUNT + 5 if not smooth else 2 + COUNT + 5 + 5 + 1 + 5)
 
 
-def test_what_is_done_is_not_done_again(job, monkeypatch):
+def interrupted(job: Job, monkeypatch, beyond: float) -> None:
+    """Run a job until a frame whose window has come to be wider than this."""
+
     class Dying(Drifting):
         def reconstruct(self, images):
-            if self._state[1] is not None and self._state[0]["a"].side > 90:
+            if self._state[1] is not None and self._state[0]["a"].side > beyond:
                 raise KeyboardInterrupt
             return super().reconstruct(images)
 
-    monkeypatch.setattr(module, "make_reconstructor", Dying)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(module, "make_reconstructor", Dying)
         run(job)
-    monkeypatch.setattr(module, "make_reconstructor", Drifting)
+
+
+def test_what_is_done_is_not_done_again(job, monkeypatch):
+    interrupted(job, monkeypatch, beyond=90)
     calls = run(job)
     assert calls[0][:2] == (5, COUNT) and "going on after 5 of 6" in calls[0][2]
     assert [call[0] for call in calls[1:]] == [6]
@@ -156,21 +161,9 @@ def test_what_is_done_is_not_done_again(job, monkeypatch):
 
 
 def test_another_job_begins_anew(job, monkeypatch):
-    def interrupted(job: Job) -> None:
-        class Dying(Drifting):
-            def reconstruct(self, images):
-                if self._state[1] is not None:
-                    raise KeyboardInterrupt
-                return super().reconstruct(images)
-
-        monkeypatch.setattr(module, "make_reconstructor", Dying)
-        with pytest.raises(KeyboardInterrupt):
-            run(job)
-        monkeypatch.setattr(module, "make_reconstructor", Drifting)
-
-    interrupted(job)
+    interrupted(job, monkeypatch, beyond=0)
     assert run(replace(job, frames=job.frames[:2]))[0][:2] == (1, 2)
-    interrupted(job)
+    interrupted(job, monkeypatch, beyond=0)
     assert run(replace(job, surface=SurfaceConfig(iterations=3)))[0][:2] == (1, COUNT)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.synthetic.sheet import normal_colors, sheet
+from models.drawing import normal_colours
+from models.synthetic.sheet import sheet
 from protocol.errors import HeadstreamError
 
 
 def test_normals_are_coloured_right_up_and_toward_the_camera():
     normal = np.array([[[127, 0, 0], [0, -127, 0], [0, 0, -127], [0, 0, -127]]], np.int8)
-    shown = normal_colors(normal, np.array([[1, 1, 1, 0]]))
+    shown = normal_colours(normal / 127, np.array([[1, 1, 1, 0]]))
     assert [int(pixel.argmax()) for pixel in shown[0, :3]] == [0, 1, 2]
     assert (shown[0, 3] == 0).all()
 
