@@ -174,11 +174,11 @@ def _closest_on_triangle(p, corners, out):
         v = 1.0
     elif d6 >= 0.0 and d5 <= d6:
         w = 1.0
-    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0:
+    elif vc <= 0.0 and d1 >= 0.0 and d3 <= 0.0 and d1 > d3:  # an edge without length is none
         v = d1 / (d1 - d3)
-    elif vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0:
+    elif vb <= 0.0 and d2 >= 0.0 and d6 <= 0.0 and d2 > d6:
         w = d2 / (d2 - d6)
-    elif va <= 0.0 and d4 - d3 >= 0.0 and d5 - d6 >= 0.0:
+    elif va <= 0.0 and d4 - d3 >= 0.0 and d5 - d6 >= 0.0 and d4 - d3 + d5 - d6 > 0.0:
         w = (d4 - d3) / (d4 - d3 + d5 - d6)
         v = 1.0 - w
     else:

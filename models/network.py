@@ -15,6 +15,9 @@ Parts, and why each is there:
   head also subtracts a learned multiple of the squared reciprocal product of the two rays (zero when they meet), so
   that tokens find their epipolar lines from the first step on. There is no view index: any number of views in any
   order.
+- **Pooling** (``pool``): what is seen of other views are means over squares of tokens, after the turn to the rig frame.
+  With squares of two, keys and values are a quarter and the looks across cost a quarter; they say roughly where
+  to look, and the own view's tokens keep their places.
 - **Points** (``points``): after each look across the views every token says how far along its ray the surface is, and
   is told so by the truth in training: that is what makes it match views and not only average them. From the second
   look on, tokens also attend by the squared distance between their points, and are told where, in their own ray frame,
@@ -57,6 +60,7 @@ class NetworkConfig:
     blocks: int = 4  # alternating: view, rig, view, rig
     expansion: int = 2
     points: bool = False  # coarse depth of every token, and attention between the points it gives
+    pool: int = 1  # looks across views see squares of this many tokens a side as one
     decoder: tuple[int, int, int] = (96, 48, 32)  # channels at strides 8, 4, 2
 
     def to_dict(self) -> dict[str, object]:
@@ -143,11 +147,13 @@ class Encoder(nn.Module):
 class AttentionBlock(nn.Module):
     """Pre-norm attention and MLP; tokens see all views, with camera geometry (``across``), or only their own.
 
-    points: tokens that look across also weigh how near their points in space are.
+    points: tokens that look across also weigh how near their points in space are. pool: what they see are means over
+    squares of this many tokens a side.
     """
 
-    def __init__(self, dim: int, heads: int, expansion: int, across: bool, points: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, expansion: int, across: bool, points: bool = False, pool: int = 1) -> None:
         super().__init__()
+        self.pool = pool
         self.heads, self.across, self.head_dim = heads, across, dim // heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -163,9 +169,12 @@ class AttentionBlock(nn.Module):
             nn.init.normal_(layer.weight, std=0.02 / 2)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, frames: Tensor, lines: Tensor, points: Tensor | None = None) -> Tensor:
-        """Tokens B,V,N,C; frames B,V,N,9; lines B,V,N,2,LINE_FEATURES; points B,V,N,3 in the rig frame."""
-        x = x + (self._across(x, frames, lines, points) if self.across else self._within(x))
+    def forward(
+        self, x: Tensor, grid: tuple[int, int], frames: Tensor, lines: Tensor, points: Tensor | None = None
+    ) -> Tensor:
+        """Tokens B,V,N,C of rows x columns = grid; frames B,V,N,9; lines B,V,N,2,LINE_FEATURES; points B,V,N,3 in the
+        rig frame."""
+        x = x + (self._across(x, grid, frames, lines, points) if self.across else self._within(x))
         return x + self.mlp(self.norm2(x))
 
     def _within(self, x: Tensor) -> Tensor:
@@ -175,28 +184,31 @@ class AttentionBlock(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v)
         return self.out(y.transpose(1, 2).reshape(batch, views, count, dim))
 
-    def _across(self, x: Tensor, frames: Tensor, lines: Tensor, points: Tensor | None = None) -> Tensor:
+    def _across(
+        self, x: Tensor, grid: tuple[int, int], frames: Tensor, lines: Tensor, points: Tensor | None = None
+    ) -> Tensor:
         batch, views, count, dim = x.shape
         total = views * count
         # Six groups of channels: x, y, z of vectors, and three of scalars. A head takes its share of every group.
         groups = self.qkv(self.norm1(x)).reshape(batch, total, 3, 6, dim // 6)
         turn = frames.reshape(batch, total, 1, 9, 1)
         qkv = torch.cat([_rotate(groups[:, :, :, :3], turn, inverse=False), groups[:, :, :, 3:]], dim=3)
-        qkv = qkv.reshape(batch, total, 3, 6, self.heads, -1).permute(2, 0, 4, 1, 3, 5)  # 3,B,h,VN,6,c
-        q, k, v = qkv.reshape(3, batch, self.heads, total, self.head_dim).unbind(0)
-        near = lines.reshape(batch, 1, total, 2, LINE_FEATURES).to(q.dtype)
+        q = self._by_head(qkv[:, :, 0])
+        k, v = (self._by_head(part) for part in self._seen(qkv[:, :, 1:], views, grid).unbind(2))
+        near = lines.reshape(batch, total, 2, LINE_FEATURES).to(q.dtype)
         weight = self.sharpness.exp().to(q.dtype)[:, None, None]
-        q = torch.cat([q * self.head_dim**-0.5, near[:, :, :, 0] * weight], -1)
-        k = torch.cat([k, near[:, :, :, 1].expand(-1, self.heads, -1, -1)], -1)
+        q = torch.cat([q * self.head_dim**-0.5, near[:, None, :, 0] * weight], -1)
+        k = torch.cat([k, self._seen(near[:, :, 1], views, grid)[:, None].expand(-1, self.heads, -1, -1)], -1)
         if points is not None:  # -w |p_i - p_j|^2 but for what is the same for all j: w (2 p_i p_j - |p_j|^2)
             place = points.reshape(batch, 1, total, 3).to(q.dtype)
             weight = self.closeness.exp().to(q.dtype)[:, None, None]
             q = torch.cat([q, 2 * weight * place, -weight.expand(batch, -1, total, 1)], -1)
-            here = torch.cat([place, place.square().sum(-1, keepdim=True)], -1).expand(-1, self.heads, -1, -1)
+            here = torch.cat([place, place.square().sum(-1, keepdim=True)], -1)[:, 0]
+            here = self._seen(here, views, grid)[:, None].expand(-1, self.heads, -1, -1)
             k = torch.cat([k, here], -1)
             v = torch.cat([v, here[..., :3]], -1)
         v = F.pad(v, (0, q.shape[-1] - v.shape[-1]))  # fused attention wants one width
-        seen = F.scaled_dot_product_attention(q, k, v, scale=1.0)  # B,h,VN,c
+        seen = F.scaled_dot_product_attention(q, k, v, scale=1.0)  # B,h,VN,c; keys and values are fewer where pooled
         y = seen[..., : self.head_dim].reshape(batch, self.heads, total, 6, -1)
         y = y.permute(0, 2, 3, 1, 4).reshape(batch, total, 1, 6, dim // 6)
         y = torch.cat([_rotate(y[:, :, :, :3], turn, inverse=True), y[:, :, :, 3:]], dim=3)
@@ -206,6 +218,20 @@ class AttentionBlock(nn.Module):
             offset = _rotate(offset, turn[:, :, 0], inverse=True).reshape(batch, views, count, 3 * self.heads)
             out = out + self.offset(offset)
         return out
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """Channels in six groups, B,T,6,dim/6 -> B,h,T,c: every head takes its share of every group."""
+        batch, total = x.shape[:2]
+        return x.reshape(batch, total, 6, self.heads, -1).permute(0, 3, 1, 2, 4).reshape(batch, self.heads, total, -1)
+
+    def _seen(self, x: Tensor, views: int, grid: tuple[int, int]) -> Tensor:
+        """What tokens (B, T, ...) look like from other views: means over squares.  # B,T',..."""
+        if self.pool == 1:
+            return x
+        batch, _, *shape = x.shape
+        maps = x.reshape(batch * views, *grid, -1).permute(0, 3, 1, 2)
+        maps = F.avg_pool2d(maps, self.pool, ceil_mode=True, count_include_pad=False)
+        return maps.permute(0, 2, 3, 1).reshape(batch, -1, *shape)
 
 
 class Decoder(nn.Module):
@@ -244,6 +270,8 @@ class NormalNetwork(nn.Module):
         self.config = config = config or NetworkConfig()
         if config.dim % (6 * config.heads):
             raise ValueError(f"dim is {config.dim}; it must be a multiple of 6 x {config.heads} heads")
+        if config.pool < 1:
+            raise ValueError(f"pool is {config.pool}; it must be 1 or more tokens a side")
         dim = config.dim
         self.encoder = Encoder()
         self.lift = Conv(self.encoder.channels[3], dim)
@@ -251,7 +279,9 @@ class NormalNetwork(nn.Module):
         self.embed = nn.Sequential(nn.Linear(TOKEN_FEATURES, dim), nn.GELU(), nn.Linear(dim, dim))
         self.norm_in, self.norm_out = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(
-            AttentionBlock(dim, config.heads, config.expansion, i % 2 == 1, config.points and i % 2 == 1 and i > 1)
+            AttentionBlock(
+                dim, config.heads, config.expansion, i % 2 == 1, config.points and i % 2 == 1 and i > 1, config.pool
+            )
             for i in range(config.blocks)
         )
         self.depths = nn.ModuleList(nn.Linear(dim, 1) for _ in range(config.blocks // 2 if config.points else 0))
@@ -290,7 +320,7 @@ class NormalNetwork(nn.Module):
         depths: list[Tensor] = []
         points = None
         for i, block in enumerate(self.blocks):
-            x = block(x, frames, lines, points if block.across else None)
+            x = block(x, (rows, columns), frames, lines, points if block.across else None)
             if self.config.points and block.across:
                 depths.append(self.depths[i // 2](x).squeeze(-1).float())
                 points = _points(tokens, depths[-1].detach())
@@ -323,7 +353,7 @@ def _points(tokens: Tensor, depth: Tensor) -> Tensor:
 def _from_ray_frame(normal: Tensor, direction: Tensor) -> Tensor:
     """Ray-frame vectors (B, V, 3, H, W) to the camera frame (B, V, H, W, 3), by ``rays.ray_frames`` written out."""
     u, v, w = normal.unbind(2)
-    x, y, z = direction.unbind(-1)
+    x, y, z = direction.permute(0, 1, 4, 2, 3).unbind(2)  # engines split and join planes for nothing, pixels dearly
     side = u * x + v * y
     bend = side / (1 + z) - w
-    return torch.stack([u - x * bend, v - y * bend, w * z - side], -1)
+    return torch.stack([u - x * bend, v - y * bend, w * z - side], 2).permute(0, 1, 3, 4, 2)

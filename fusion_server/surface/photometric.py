@@ -3,7 +3,8 @@
 The surface is strewn with samples, a few to a face, and each sample is read from the pictures at several heights along
 the normal. A vertex compares its best views on the samples of the faces around it, height by height, by normalised
 cross-correlation: the patch bends as the surface does, every sample is read once however many patches it lies in, and
-neighbours share their work. The height of the best correlation is a position that neither normals nor outlines know.
+what a correlation needs of a face (sums of grey levels, squares and products) is summed up once for all its patches.
+The height of the best correlation is a position that neither normals nor outlines know.
 Curves are averaged over neighbours, by contrast, before a peak is looked for, so that weak texture adds up instead of
 being thrown away.
 """
@@ -22,11 +23,13 @@ from fusion_server.surface.base import Rig, View
 from fusion_server.surface.solve import Shape, Topology
 
 _SLOTS = 4  # views kept per face
+_PAIRS = np.array([[-1, 0, 1, 2], [0, -1, 3, 4], [1, 3, -1, 5], [2, 4, 5, -1]])  # number of a pair of slots
+_GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller numbers keep more digits
 _VIEWS = 3  # of them compared per vertex
 _FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
 _BLUR = 0.8  # pixels
 _FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
-_SPACING = 1.4  # pixels between samples, about
+_SPACING = 2.2  # pixels between samples, about
 _FLAT = 1.0  # grey levels of contrast below which a patch has nothing to compare
 _ROUNDS = 3  # of averaging over neighbours
 _HEIGHT = 0.35  # correlation below which a peak is none
@@ -86,16 +89,16 @@ def photometric_positions(
     heights = np.arange(-half, half + 1) * step
     places = _sample_places(shape.edge / pictures.footprint)
     slot_view = np.full((len(topology.faces), _SLOTS), -1, np.int8)
-    samples = np.empty((len(topology.faces), _SLOTS, len(places), len(heights)), np.float32)
+    sums = np.zeros((len(topology.faces), 2 * _SLOTS + 6, len(heights)), np.float32)
     _sample(
         shape.vertices, shape.normals, topology.faces, shape.face_normals, places, heights, pictures.grey,
-        pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, 3 * scale * _FOOTPRINT, slot_view, samples,
+        pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, 3 * scale * _FOOTPRINT, slot_view, sums,
     )  # fmt: skip
     curves = np.zeros((len(shape.vertices), len(heights)), np.float32)
     contrast = np.zeros(len(shape.vertices), np.float32)
     around = topology.around
     _correlate(
-        shape.vertices, shape.normals, pictures.rig.center, slot_view, samples, around.start, around.face,
+        shape.vertices, shape.normals, pictures.rig.center, slot_view, sums, len(places), around.start, around.face,
         around.wide_start, around.wide_face, curves, contrast,
     )  # fmt: skip
     for _ in range(_ROUNDS):
@@ -146,9 +149,12 @@ def _cosine(n, center, x, y, z):
 @numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
 def _sample(
     vertices, normals, faces, face_normals, places, heights, grey, matrix, center, map_matrix, depth, slack, slot_view,
-    samples,
+    sums,
 ):  # fmt: skip
+    """Per face, of each slot: the sum of grey levels and that of their squares; of each pair: that of products."""
     rows, columns = grey.shape[1:]
+    count = heights.shape[0]
+    reach = heights[-1]
     for f in numba.prange(faces.shape[0]):
         a, b, c = faces[f]
         x = (vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) / 3.0
@@ -159,48 +165,66 @@ def _sample(
             cosine = _cosine(face_normals[f], center[v], x, y, z)
             if cosine > facing[_SLOTS - 1] and _sees(map_matrix[v], depth[v], x, y, z, slack):
                 _ranked(facing, slot_view[f], cosine, v)
+        # Over a face, and over the few millimetres of a search, the projection is affine: where the corners are in each
+        # picture, and how far they go there when they rise by ``reach``.
+        corner = np.empty((_SLOTS, 3, 2))
+        rise = np.empty((_SLOTS, 3, 2))
         for s in range(_SLOTS):
             v = slot_view[f, s]
             if v < 0:
                 break
             m = matrix[v]
-            inside = True
-            for k in range(places.shape[0]):
-                wa, wb = places[k]
-                wc = 1.0 - wa - wb
-                p0 = wa * vertices[a, 0] + wb * vertices[b, 0] + wc * vertices[c, 0]
-                p1 = wa * vertices[a, 1] + wb * vertices[b, 1] + wc * vertices[c, 1]
-                p2 = wa * vertices[a, 2] + wb * vertices[b, 2] + wc * vertices[c, 2]
-                n0 = wa * normals[a, 0] + wb * normals[b, 0] + wc * normals[c, 0]
-                n1 = wa * normals[a, 1] + wb * normals[b, 1] + wc * normals[c, 1]
-                n2 = wa * normals[a, 2] + wb * normals[b, 2] + wc * normals[c, 2]
-                u0 = m[0, 0] * p0 + m[0, 1] * p1 + m[0, 2] * p2 + m[0, 3]
-                u1 = m[1, 0] * p0 + m[1, 1] * p1 + m[1, 2] * p2 + m[1, 3]
-                u2 = m[2, 0] * p0 + m[2, 1] * p1 + m[2, 2] * p2 + m[2, 3]
-                g0 = m[0, 0] * n0 + m[0, 1] * n1 + m[0, 2] * n2
-                g1 = m[1, 0] * n0 + m[1, 1] * n1 + m[1, 2] * n2
-                g2 = m[2, 0] * n0 + m[2, 1] * n1 + m[2, 2] * n2
-                for h in range(heights.shape[0]):
-                    over = 1.0 / (u2 + heights[h] * g2)
-                    px = np.float32((u0 + heights[h] * g0) * over)
-                    py = np.float32((u1 + heights[h] * g1) * over)
-                    if not (0.0 <= px < columns - 1 and 0.0 <= py < rows - 1):
-                        inside = False
-                        break
-                    jx, jy = int(px), int(py)
+            over = 1.0 / (m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3])
+            for axis in range(2):
+                at = (m[axis, 0] * x + m[axis, 1] * y + m[axis, 2] * z + m[axis, 3]) * over
+                g0, g1, g2 = (
+                    (m[axis, 0] - at * m[2, 0]) * over,
+                    (m[axis, 1] - at * m[2, 1]) * over,
+                    (m[axis, 2] - at * m[2, 2]) * over,
+                )
+                for q in range(3):
+                    i = faces[f, q]
+                    to = at + g0 * (vertices[i, 0] - x) + g1 * (vertices[i, 1] - y) + g2 * (vertices[i, 2] - z)
+                    by = reach * (g0 * normals[i, 0] + g1 * normals[i, 1] + g2 * normals[i, 2])
+                    corner[s, q, axis], rise[s, q, axis] = to, by
+                    if not (abs(by) <= to < (columns, rows)[axis] - 1.001 - abs(by)):
+                        slot_view[f, s] = -2  # keeps its place, so that the slots behind it are still visited
+        level = np.empty((_SLOTS, count), np.float32)
+        for k in range(places.shape[0]):
+            wa, wb = places[k]
+            wc = 1.0 - wa - wb
+            for s in range(_SLOTS):
+                v = slot_view[f, s]
+                if v < 0:
+                    continue
+                picture = grey[v]
+                dx = wa * rise[s, 0, 0] + wb * rise[s, 1, 0] + wc * rise[s, 2, 0]
+                dy = wa * rise[s, 0, 1] + wb * rise[s, 1, 1] + wc * rise[s, 2, 1]
+                x0 = np.float32(wa * corner[s, 0, 0] + wb * corner[s, 1, 0] + wc * corner[s, 2, 0] - dx)
+                y0 = np.float32(wa * corner[s, 0, 1] + wb * corner[s, 1, 1] + wc * corner[s, 2, 1] - dy)
+                dx, dy = np.float32(2.0 * dx / (count - 1)), np.float32(2.0 * dy / (count - 1))
+                for h in range(count):
+                    px, py = x0 + np.float32(h) * dx, y0 + np.float32(h) * dy
+                    jx, jy = np.int32(px), np.int32(py)
                     fx, fy = px - np.float32(jx), py - np.float32(jy)
-                    upper = grey[v, jy, jx] + fx * (grey[v, jy, jx + 1] - grey[v, jy, jx])
-                    lower = grey[v, jy + 1, jx] + fx * (grey[v, jy + 1, jx + 1] - grey[v, jy + 1, jx])
-                    samples[f, s, k, h] = upper + fy * (lower - upper)
-                if not inside:
-                    break
-            if not inside:
-                slot_view[f, s] = -2  # keeps its place, so that the slots behind it are still visited
+                    upper = picture[jy, jx] + fx * (picture[jy, jx + 1] - picture[jy, jx])
+                    lower = picture[jy + 1, jx] + fx * (picture[jy + 1, jx + 1] - picture[jy + 1, jx])
+                    level[s, h] = upper + fy * (lower - upper) - _GREY
+                for h in range(count):
+                    sums[f, s, h] += level[s, h]
+                    sums[f, _SLOTS + s, h] += level[s, h] * level[s, h]
+                for t in range(s):
+                    if slot_view[f, t] >= 0:
+                        pair = 2 * _SLOTS + _PAIRS[s, t]
+                        for h in range(count):
+                            sums[f, pair, h] += level[s, h] * level[t, h]
 
 
 @numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
-def _correlate(vertices, normals, center, slot_view, samples, start, face, wide_start, wide_face, curves, contrast):
-    places, heights = samples.shape[2:]
+def _correlate(
+    vertices, normals, center, slot_view, sums, places, start, face, wide_start, wide_face, curves, contrast
+):  # fmt: skip
+    heights = sums.shape[2]
     for i in numba.prange(vertices.shape[0]):
         best = np.full(_VIEWS, -1, np.int8)
         facing = np.full(_VIEWS, _FACING)
@@ -219,12 +243,12 @@ def _correlate(vertices, normals, center, slot_view, samples, start, face, wide_
             views += best[s] >= 0
         if views < 2:
             continue
+        pairs = 3 if views == 3 else 1
         total = np.zeros((_VIEWS, heights), np.float32)
         square = np.zeros((_VIEWS, heights), np.float32)
         cross = np.zeros((_VIEWS, heights), np.float32)
         slot = np.zeros(_VIEWS, np.int64)
         used = 0
-        dark = np.float32(0.0)  # subtracted everywhere: sums of squares of small numbers keep their digits
         for n in range(wide_start[i], wide_start[i + 1]):
             f = wide_face[n]
             common = 0
@@ -235,36 +259,18 @@ def _correlate(vertices, normals, center, slot_view, samples, start, face, wide_
                         common += 1
             if common < views:
                 continue
-            if used == 0:
-                dark = samples[f, slot[0], 0, heights // 2]
-            used += places
-            for k in range(places):
-                if views == 3:
-                    for h in range(heights):
-                        p = samples[f, slot[0], k, h] - dark
-                        q = samples[f, slot[1], k, h] - dark
-                        r = samples[f, slot[2], k, h] - dark
-                        total[0, h] += p
-                        total[1, h] += q
-                        total[2, h] += r
-                        square[0, h] += p * p
-                        square[1, h] += q * q
-                        square[2, h] += r * r
-                        cross[0, h] += p * q
-                        cross[1, h] += q * r
-                        cross[2, h] += r * p
-                else:
-                    for h in range(heights):
-                        p = samples[f, slot[0], k, h] - dark
-                        q = samples[f, slot[1], k, h] - dark
-                        total[0, h] += p
-                        total[1, h] += q
-                        square[0, h] += p * p
-                        square[1, h] += q * q
-                        cross[0, h] += p * q
-        if used < 6 * places:
+            used += 1
+            for b in range(views):
+                for h in range(heights):
+                    total[b, h] += sums[f, slot[b], h]
+                    square[b, h] += sums[f, _SLOTS + slot[b], h]
+            for b in range(pairs):
+                pair = 2 * _SLOTS + _PAIRS[slot[b], slot[(b + 1) % 3]]
+                for h in range(heights):
+                    cross[b, h] += sums[f, pair, h]
+        if used < 6:
             continue
-        over = np.float32(1.0) / np.float32(used)
+        over = np.float32(1.0) / np.float32(used * places)
         least = np.float32(1e9)
         for h in range(heights):
             for b in range(views):
@@ -272,7 +278,6 @@ def _correlate(vertices, normals, center, slot_view, samples, start, face, wide_
                 square[b, h] = max(square[b, h] * over - total[b, h] * total[b, h], np.float32(1e-6))
                 least = min(least, square[b, h])
             mean = np.float32(0.0)
-            pairs = 3 if views == 3 else 1
             for b in range(pairs):
                 d = (b + 1) % 3
                 mean += (cross[b, h] * over - total[b, h] * total[d, h]) / np.sqrt(square[b, h] * square[d, h])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import cv2
 import numba
 import numpy as np
 
@@ -93,7 +94,7 @@ class Step:
     scale: float
     relax: float
     reach: float = 0.0
-    step: float = 0.5e-3
+    step: float = 0.75e-3
     halvings: int = 0
     solver_steps: int = 30
 
@@ -280,8 +281,9 @@ def _middle(cameras: Sequence[Camera], outlines: Silhouettes) -> np.ndarray:
     for camera, inside, blind in zip(cameras, outlines.inside, outlines.blind, strict=True):
         if blind:
             continue
-        y, x = np.nonzero(inside)
-        ray = camera.R.T @ np.linalg.solve(camera.K, [x.mean(), y.mean(), 1.0])
+        moments = cv2.moments(inside.view(np.uint8), binaryImage=True)
+        centroid = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+        ray = camera.R.T @ np.linalg.solve(camera.K, [*centroid, 1.0])
         ray /= np.linalg.norm(ray)
         away = np.eye(3) - np.outer(ray, ray)
         system += away

@@ -25,6 +25,7 @@ _CUT = 0.4  # difference of unit normals beyond which a pixel loses weight
 _SLACK = 8e-3  # metres: a larger step of depth between neighbours is no surface to take a gradient on
 _GATE = 64.0  # of the finest maps' pixels, to either side of an outline
 _SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; on coarse maps, on the finest
+_FAR = 2e-3  # metres: a larger first step is not to be trusted on fine maps
 _NEAR = 1e-3  # metres: a smaller step ends the search on coarse maps
 _STILL = 0.2e-3  # metres: a smaller step ends the search
 _FARTHEST = 0.3  # metres: a larger step is no head and ends it too
@@ -74,33 +75,37 @@ def follow_rigid(
 ) -> np.ndarray:
     """Vertices (P, 3) moved rigidly to fit an observation, given coarse to fine, ``rounds`` steps on each.  # P,3
 
-    rest: (L, 6) ``wants`` of the last frame's own surface in the last frame. Normals and masks never fit perfectly, and
-    what they want of a surface at rest is error and no motion: it is subtracted, or the surface would creep away from
-    where the pictures hold it.
+    Most frames find a head near where it was, so the finest maps are asked first, and the coarse ones only when it has
+    gone far.
+    rest: (6,) the ``rigid_step`` that the finest maps of the last frame wanted of that frame's own surface. Normals and
+    masks never fit perfectly, and what they want of a surface at rest is error and no motion: it is subtracted, or the
+    surface would creep away from where the pictures hold it.
     """
-    for level, observation in enumerate(pyramid):
-        finest = observation is pyramid[-1]
-        for _ in range(rounds):
-            seen = look(vertices, topology, observation, rasterizer)
-            step = rigid_step(seen, topology, settings, _SCALES[finest], _SIGMAS[finest]) - rest[level]
-            center = vertices.mean(0)
-            moved = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]
-            largest = float(np.sqrt(((moved - vertices) ** 2).sum(1).max()))
-            if not largest < _FARTHEST:
-                return vertices
-            vertices = moved
-            if largest < (_STILL if finest else _NEAR):
-                break
-    return vertices
 
+    def moved(vertices: np.ndarray, level: int) -> tuple[np.ndarray, float]:
+        seen = look(vertices, topology, pyramid[level], rasterizer)
+        finest = level == len(pyramid) - 1
+        step = rigid_step(seen, topology, settings, _SCALES[finest], _SIGMAS[finest])
+        step = step - rest if finest else step
+        center = vertices.mean(0)
+        there = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]
+        largest = float(np.sqrt(((there - vertices) ** 2).sum(1).max()))
+        return (there, largest) if largest < _FARTHEST else (vertices, 0.0)
 
-def wants(looks: Sequence[Look], topology: Topology, settings: SurfaceSettings) -> np.ndarray:
-    """The rigid step that each level of a pyramid, coarse to fine, wants of a surface where it belongs.  # L,6"""
-    steps = []
-    for seen in looks:
-        finest = seen is looks[-1]
-        steps.append(rigid_step(seen, topology, settings, _SCALES[finest], _SIGMAS[finest]))
-    return np.stack(steps)
+    finest = len(pyramid) - 1
+    there, largest = moved(vertices, finest)
+    if largest > _FAR:
+        for level in range(finest):
+            for _ in range(rounds):
+                vertices, largest = moved(vertices, level)
+                if largest < _NEAR:
+                    break
+        there, largest = moved(vertices, finest)
+    for _ in range(rounds - 1):
+        if largest < _STILL:
+            break
+        there, largest = moved(there, finest)
+    return there
 
 
 def _rotation(omega: np.ndarray) -> np.ndarray:

@@ -79,6 +79,8 @@ def clean_mask(mask: np.ndarray) -> np.ndarray | None:
 def _pieces(hard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels (H, W) of 4-connected pieces, 0 outside them, and their areas from label 1 on."""
     count, label = cv2.connectedComponents(hard.view(np.uint8), connectivity=4, ltype=cv2.CV_16U)
+    if count == 2:  # a good mask: one piece and what is around it
+        return label, np.array([cv2.countNonZero(label)])
     return label, np.bincount(label.ravel(), minlength=count)[1:]
 
 

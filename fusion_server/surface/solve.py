@@ -85,7 +85,9 @@ class Shape:
 
     def folded(self, topology: Topology) -> np.ndarray:
         """Faces that are turned against the normals of their vertices.  # F bool"""
-        return np.einsum("fki,fi->f", self.normals[topology.faces], self.face_normals) < 0
+        folded = np.empty(len(topology.faces), np.bool_)
+        _folded(self.normals, topology.faces, self.face_normals, folded)
+        return folded
 
 
 class System:
@@ -245,6 +247,16 @@ def _shape(vertices, faces, normals, face_normals, areas):
         for axis in range(3):
             normals[v, axis] /= max(size, 1e-20)
     return length / max(faces.shape[0], 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _folded(normals, faces, face_normals, folded):
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f]
+        total = 0.0
+        for axis in range(3):
+            total += (normals[a, axis] + normals[b, axis] + normals[c, axis]) * face_normals[f, axis]
+        folded[f] = total < 0.0
 
 
 @numba.njit(cache=True, nogil=True)

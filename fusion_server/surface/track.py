@@ -10,9 +10,9 @@ import numpy as np
 from fusion_server.surface.base import Quality, SurfaceError, SurfaceFrame, SurfaceSettings, View
 from fusion_server.surface.keyframe import fitted, make_keyframe, unwrap
 from fusion_server.surface.quality import check
-from fusion_server.surface.refine import Clock, Look, Observation, Step, hidden, look, observe, refine
+from fusion_server.surface.refine import Clock, Observation, Step, hidden, look, observe, refine
 from fusion_server.surface.rest import Rest, widened
-from fusion_server.surface.rigid import follow_rigid, wants
+from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import Steady, steadied
 from geometry.measure import SurfaceIndex
@@ -36,7 +36,7 @@ class _Track:
     uv: np.ndarray | None
     vertices: np.ndarray  # P,3 of the last good frame
     middle: np.ndarray  # 3, of that frame's observation
-    rest: np.ndarray  # L,6, the rigid steps that a surface at rest wants; see follow_rigid
+    rest: np.ndarray  # 6, the rigid step that a surface at rest wants; see follow_rigid
     reference: Quality  # of the keyframe
     pose: Rest  # of the keyframe
 
@@ -106,14 +106,11 @@ class SurfaceTracker:
                 held,
                 track.pose,
             )
-        looks = self._looks(frame, vertices, track.topology)
-        quality = check(looks[-1], track.topology, frame.names, track.reference)
-        rest = track.rest + _REMEMBER * (wants(looks, track.topology, self._settings) - track.rest)
+        seen = look(vertices, track.topology, frame.coarse, self._rasterizer)
+        quality = check(seen, track.topology, frame.names, track.reference)
+        rest = track.rest + _REMEMBER * (rigid_step(seen, track.topology, self._settings) - track.rest)
         frame.clock.lap("check")
         return _Candidate(replace(track, vertices=vertices, middle=frame.observation.middle, rest=rest), quality)
-
-    def _looks(self, frame: _Frame, vertices: np.ndarray, topology: Topology) -> list[Look]:
-        return [look(vertices, topology, observation, self._rasterizer) for observation in frame.pyramid]
 
     def _recover(self, frame: _Frame, track: _Track) -> SurfaceFrame:
         """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
@@ -143,9 +140,9 @@ class SurfaceTracker:
         """A surface on a topology of its own; ``made`` after a loss."""
         mesh, iterations = made or make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         topology = Topology.of(mesh.faces, len(mesh.vertices))
-        looks = self._looks(frame, mesh.vertices, topology)
-        quality = check(looks[-1], topology, frame.names)
-        rest = wants(looks, topology, self._settings)
+        seen = look(mesh.vertices, topology, frame.coarse, self._rasterizer)
+        quality = check(seen, topology, frame.names)
+        rest = rigid_step(seen, topology, self._settings)
         frame.clock.lap("check")
         if "lost" in quality.flags:
             if self._track is not None:

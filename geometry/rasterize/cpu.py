@@ -11,6 +11,8 @@ from geometry.cameras import projection_matrix
 from geometry.rasterize.base import NEAR, Raster
 from protocol.calibration import Camera
 
+_ON_EDGE = 1e-9  # share of a face by which a pixel may lie outside: what rounding makes of one on the edge of two faces
+
 
 class CpuRasterizer:
     """Rasterises with numba; compiled once and cached on disk."""
@@ -55,31 +57,45 @@ def _rasterize_view(vertices, faces, matrix, face, bary, depth):
     nearest = np.zeros((height, width))  # largest 1 / z so far
     for f in range(faces.shape[0]):
         a, b, c = faces[f]
-        if screen[a, 2] < 0 or screen[b, 2] < 0 or screen[c, 2] < 0:
-            continue
         ax, ay, aw = screen[a]
         bx, by, bw = screen[b]
         cx, cy, cw = screen[c]
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if abs(area) < 1e-12:
+        if aw < 0 or bw < 0 or cw < 0:
             continue
         x0 = max(0, int(np.ceil(min(ax, bx, cx))))
         x1 = min(width - 1, int(np.floor(max(ax, bx, cx))))
+        if x0 > x1:
+            continue
         y0 = max(0, int(np.ceil(min(ay, by, cy))))
         y1 = min(height - 1, int(np.floor(max(ay, by, cy))))
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if y0 > y1 or abs(area) < 1e-12:
+            continue
+        # Weights u and v are linear on the screen: their values at (x0, y0), and what each pixel adds.
         inverse = 1.0 / area
+        u_right, u_below = (by - cy) * inverse, (cx - bx) * inverse
+        v_right, v_below = (cy - ay) * inverse, (ax - cx) * inverse
+        u_row = ((bx - x0) * (cy - y0) - (by - y0) * (cx - x0)) * inverse
+        v_row = ((cx - x0) * (ay - y0) - (cy - y0) * (ax - x0)) * inverse
         for py in range(y0, y1 + 1):
+            u, v = u_row, v_row
             for px in range(x0, x1 + 1):
-                u = ((bx - px) * (cy - py) - (by - py) * (cx - px)) * inverse
-                v = ((cx - px) * (ay - py) - (cy - py) * (ax - px)) * inverse
-                w = 1.0 - u - v
-                if u < 0 or v < 0 or w < 0:
-                    continue
-                near = u * aw + v * bw + w * cw  # 1 / z is linear on the screen
-                if near <= nearest[py, px]:
-                    continue
-                nearest[py, px] = near
-                face[py, px] = f
-                bary[py, px, 0] = u * aw / near
-                bary[py, px, 1] = v * bw / near
+                if u >= -_ON_EDGE and v >= -_ON_EDGE and u + v <= 1.0 + _ON_EDGE:
+                    near = u * (aw - cw) + v * (bw - cw) + cw
+                    if near > nearest[py, px]:
+                        nearest[py, px] = near
+                        face[py, px] = f
+                        bary[py, px, 0] = u
+                        bary[py, px, 1] = v
+                u += u_right
+                v += v_right
+            u_row += u_below
+            v_row += v_below
+    for py in range(height):
+        for px in range(width):
+            if face[py, px] >= 0:
+                a, b, _ = faces[face[py, px]]
+                near = nearest[py, px]
                 depth[py, px] = 1.0 / near
+                bary[py, px, 0] = min(max(bary[py, px, 0], 0.0), 1.0) * screen[a, 2] / near
+                bary[py, px, 1] = min(max(bary[py, px, 1], 0.0), 1.0) * screen[b, 2] / near

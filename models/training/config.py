@@ -82,6 +82,8 @@ def load_config(path: str | Path) -> TrainConfig:
         raise HeadstreamError(
             f"{path}: network.dim is {network.dim}; it must be a multiple of 6 x {network.heads} heads"
         )
+    if network.pool < 1:
+        raise HeadstreamError(f"{path}: network.pool is {network.pool}; it must be 1 or more")
     if len(network.decoder) != 3:
         raise HeadstreamError(f"{path}: network.decoder: {list(network.decoder)}; must be three numbers of channels")
     return config

@@ -14,7 +14,7 @@ from fusion_server.surface.contour import add_contours, contour_rows
 from fusion_server.surface.photometric import photometric_positions
 from fusion_server.surface.refine import Clock, Step, look, observe, refine
 from fusion_server.surface.rest import Rest, widened
-from fusion_server.surface.rigid import follow_rigid, rigid_step, wants
+from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh, face_normals, vertex_normals
@@ -321,7 +321,7 @@ def test_the_rigid_motion_of_a_head_is_found(scene, degrees, shift):
     target = turned(mesh, degrees, shift)
     coarse = observe(views_of(target, skin(4), CAMERAS), False).coarser()
     moved = follow_rigid(
-        mesh.vertices, topology, (coarse.coarser(), coarse), RASTERIZER, SETTINGS, np.zeros((2, 6)), rounds=4
+        mesh.vertices, topology, (coarse.coarser(), coarse), RASTERIZER, SETTINGS, np.zeros(6), rounds=4
     )
     off = np.linalg.norm(moved - target.vertices, axis=1)
     assert np.linalg.norm(mesh.vertices - target.vertices, axis=1).mean() > 8e-3
@@ -338,8 +338,8 @@ def test_what_a_surface_at_rest_wants_is_no_motion(scene):
         for view in views
     ]
     observation = observe(tilted, False)
-    rest = wants([look(mesh.vertices, topology, observation, RASTERIZER)], topology, SETTINGS)
-    creeping = follow_rigid(mesh.vertices, topology, (observation,), RASTERIZER, SETTINGS, np.zeros((1, 6)))
+    rest = rigid_step(look(mesh.vertices, topology, observation, RASTERIZER), topology, SETTINGS)
+    creeping = follow_rigid(mesh.vertices, topology, (observation,), RASTERIZER, SETTINGS, np.zeros(6))
     still = follow_rigid(mesh.vertices, topology, (observation,), RASTERIZER, SETTINGS, rest)
     assert np.abs(creeping - mesh.vertices).max() > 1e-4
     assert np.abs(still - mesh.vertices).max() < 1e-9

@@ -66,6 +66,16 @@ def test_a_limit_thins_the_points_evenly():
     np.testing.assert_allclose(distances, np.linspace(0, 1, 11), atol=2e-3)
 
 
+@pytest.mark.parametrize("corners", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0), (0, 1, 2)])
+def test_a_face_without_area_is_as_far_as_its_edge(corners):
+    line = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    mesh = Mesh(line[list(corners)], np.array([[0, 1, 2]], np.int32))
+    points = np.random.default_rng(3).normal(size=(200, 3))
+    along = np.clip(points[:, 0], 0, max(line[list(corners), 0]))
+    expected = np.hypot(points[:, 0] - along, np.hypot(points[:, 1], points[:, 2]))
+    np.testing.assert_allclose(point_to_mesh(points, mesh), expected, atol=1e-12)
+
+
 def test_a_mesh_without_faces_is_refused():
     with pytest.raises(ValueError, match="without faces"):
         SurfaceIndex(Mesh(np.zeros((3, 3)), np.zeros((0, 3), np.int32)))

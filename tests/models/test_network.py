@@ -19,9 +19,13 @@ def run(network, images, cameras):
     return [value[0].numpy() for value in output]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "points"])
+POINTS = replace(TINY, blocks=4, points=True)
+KINDS = {"plain": TINY, "points": POINTS, "pooled": replace(POINTS, pool=2)}
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def network(request) -> NormalNetwork:
-    return tiny_network(config=replace(TINY, blocks=4, points=True) if request.param else TINY)
+    return tiny_network(config=KINDS[request.param])
 
 
 def test_lite_has_at_most_five_million_parameters():
@@ -96,15 +100,17 @@ def random_turns(count: int) -> torch.Tensor:
     return turn * torch.linalg.det(turn)[:, None, None]
 
 
-def test_attention_hands_vectors_over_in_the_receivers_frame():
+@pytest.mark.parametrize("pool", [1, 2])
+def test_attention_hands_vectors_over_in_the_receivers_frame(pool):
     torch.manual_seed(0)
-    block = AttentionBlock(48, 4, 2, across=True)
+    block = AttentionBlock(48, 4, 2, across=True, pool=pool)
     block.qkv, block.norm1, block.out = _Thrice(), torch.nn.Identity(), torch.nn.Identity()
     tokens, frames = torch.randn(10, 6, 8), random_turns(10)  # 6 groups: x, y, z of vectors, three of scalars
     lines = torch.zeros(1, 1, 10, 2, LINE_FEATURES)
 
     def attend(tokens, frames):
-        return block._across(tokens.reshape(1, 1, 10, 48), frames.reshape(1, 1, 10, 9), lines).reshape(10, 6, 8)
+        tokens, frames = tokens.reshape(1, 1, 10, 48), frames.reshape(1, 1, 10, 9)
+        return block._across(tokens, (2, 5), frames, lines).reshape(10, 6, 8)
 
     plain = attend(tokens, frames)
     common = random_turns(1)[0]
@@ -126,11 +132,19 @@ def test_points_attend_to_what_is_near_and_tell_where_it_is():
     block.offset.weight.data = torch.eye(48)[:, :12].clone()
     frames, lines = random_turns(4).reshape(1, 1, 4, 9), torch.zeros(1, 1, 4, 2, LINE_FEATURES)
     points = torch.tensor([[0.0, 0, 0], [0.02, 0, 0], [1.0, 0, 0], [1.0, 0.02, 0]]).reshape(1, 1, 4, 3)
-    told = block._across(torch.randn(1, 1, 4, 48), frames, lines, points)[0, 0, :, :12].reshape(4, 3, 4)
+    told = block._across(torch.randn(1, 1, 4, 48), (1, 4), frames, lines, points)[0, 0, :, :12].reshape(4, 3, 4)
     pull = torch.softmax(torch.tensor([0.0, -(0.02**2) * np.exp(8.0)]), 0)[1] * 0.02
     world = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]) * pull
     expected = torch.einsum("tji,tj->ti", frames.reshape(4, 3, 3), world)  # in the receiver's ray frame
     torch.testing.assert_close(told, expected[..., None].expand(-1, -1, 4), atol=1e-5, rtol=1e-3)
+
+
+def test_pooled_tokens_are_means_over_squares_and_what_is_left_at_the_edges():
+    block = AttentionBlock(48, 4, 2, across=True, pool=2)
+    tokens = torch.arange(2 * 3 * 5, dtype=torch.float32).reshape(1, 2 * 15, 1)  # two views of 3 x 5 tokens
+    first = [(0 + 1 + 5 + 6) / 4, (2 + 3 + 7 + 8) / 4, (4 + 9) / 2, (10 + 11) / 2, (12 + 13) / 2, 14]
+    expected = torch.tensor(first + [value + 15 for value in first])
+    torch.testing.assert_close(block._seen(tokens, 2, (3, 5))[0, :, 0], expected)
 
 
 def test_depths_come_with_points_only():
@@ -138,7 +152,7 @@ def test_depths_come_with_points_only():
     inputs = [torch.from_numpy(a)[None] for a in camera_inputs(*stack_cameras(cameras), 32, 32)]
     images = torch.randint(0, 255, (1, 2, 32, 32, 3), dtype=torch.uint8)
     assert tiny_network().with_depths(images, *inputs)[1] == []
-    network = tiny_network(config=replace(TINY, blocks=4, points=True))
+    network = tiny_network(config=POINTS)
     output, depths = network.with_depths(images, *inputs)
     assert [depth.shape for depth in depths] == [(1, 2, 4)] * 2
     torch.testing.assert_close(network(images, *inputs).normal, output.normal)
@@ -147,3 +161,5 @@ def test_depths_come_with_points_only():
 def test_impossible_sizes_are_refused():
     with pytest.raises(ValueError, match="multiple of 6 x 4"):
         NormalNetwork(replace(TINY, dim=64))
+    with pytest.raises(ValueError, match="pool is 0"):
+        NormalNetwork(replace(TINY, pool=0))
