@@ -17,6 +17,7 @@ import numpy as np
 
 from fusion_server.framing import Window, around_mask, around_points, follow, whole
 from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
+from fusion_server.surface.rehearse import rehearse
 from geometry.cameras import undistort, without_distortion
 from geometry.rasterize import make_rasterizer
 from models.engines import NormalEngine, NormalPrediction, make_engine
@@ -129,7 +130,8 @@ class Reconstructor:
 
 
 def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig) -> Reconstructor:
-    """Load the normal engine and an empty track. Raises HeadstreamError when an engine cannot be had."""
+    """Load the normal engine and an empty track, and compile what the first frame would wait for (a minute or two on a
+    new machine). Raises HeadstreamError when an engine cannot be had."""
     engine = make_engine(
         normals.engine,
         weights=Path(normals.weights) if normals.weights else None,
@@ -146,5 +148,8 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
         uv=False,  # unwrapping takes seconds and only a hand-over needs it: exports do it
     )
     rasterizer = make_rasterizer(surface.rasterizer)
-    log.info("surface: %d vertices, rasteriser %s", surface.vertices, rasterizer.name)
+    log.info("surface: %d vertices, rasteriser %s; a new machine compiles now", surface.vertices, rasterizer.name)
+    start = time.perf_counter()
+    rehearse(settings, rasterizer)
+    log.info("surface: ready after %.1f s", time.perf_counter() - start)
     return Reconstructor(calibration, engine, SurfaceTracker(settings, rasterizer))

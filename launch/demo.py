@@ -25,7 +25,8 @@ from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 from protocol.rig import CameraConfig, Rig, ServerConfig, load_rig, save_rig
 
-FIRST_MESH = 120.0  # seconds the server may take to start: engines compile on a first run
+START = 600.0  # seconds the server may take to start: on a new machine it compiles for minutes
+FIRST_MESH = 60.0  # seconds from then to the first mesh
 PREVIEW_PORT = 8080
 EVALUATED = 60  # meshes of a take that are measured, evenly spread
 
@@ -129,7 +130,7 @@ def _watch(path: Path, rig: Rig, capture: CaptureFolder, demo: Demo) -> tuple[in
             print(f"[{name}] {line}", file=sys.stderr, flush=True)
 
     address = f"http://{rig.server.preview_host}:{rig.server.preview_port}"
-    started, first_mesh, opened, code = time.monotonic(), None, False, 0
+    started, ready, first_mesh, opened, code = time.monotonic(), None, None, False, 0
     last: dict[str, Any] = {}
     with LocalRig(path, rig, on_line, tuple(arguments)) as local:
         while not stop.is_set():
@@ -140,7 +141,11 @@ def _watch(path: Path, rig: Rig, capture: CaptureFolder, demo: Demo) -> tuple[in
                 code = 1
                 break
             now = time.monotonic()
-            if first_mesh is None and now - started > FIRST_MESH:
+            if ready is None and now - started > START:
+                print(f"the server was not ready in {START:.0f} s", file=sys.stderr)
+                code = 1
+                break
+            if first_mesh is None and ready is not None and now - ready > FIRST_MESH:
                 print(f"no mesh in {FIRST_MESH:.0f} s", file=sys.stderr)
                 code = 1
                 break
@@ -150,6 +155,7 @@ def _watch(path: Path, rig: Rig, capture: CaptureFolder, demo: Demo) -> tuple[in
                 last = statuses.get(timeout=0.2)
             except queue.Empty:
                 continue
+            ready = ready or time.monotonic()
             _say(last, address, demo.as_json)
             if last["meshes"] and first_mesh is None:
                 first_mesh = time.monotonic()
