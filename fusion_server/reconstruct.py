@@ -27,7 +27,8 @@ from protocol.rig import NormalsConfig, SurfaceConfig
 
 log = logging.getLogger(__name__)
 
-FINE = 2  # pictures for photometry are this many times finer than the normal maps
+FINE = 2  # pictures for photometry are this many times finer than the normal maps,
+FINEST = 512  # but no coarser than this many pixels a side
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,7 @@ class Reconstructor:
         self._raw = {camera.name: camera for camera in calibration.cameras}
         self._pinhole = {camera.name: without_distortion(camera) for camera in calibration.cameras}
         self._engine = engine
+        self._fine = max(FINE * engine.size, FINEST)  # pixels
         self._tracker = tracker
         self._windows: dict[str, Window] = {}
         self._vertices: np.ndarray | None = None  # of the last mesh; None before the first and after a loss
@@ -92,7 +94,7 @@ class Reconstructor:
                 confidence=prediction.confidence[i],
                 mask=prediction.mask[i],
                 image=fine[i],
-                image_camera=windows[name].camera(self._pinhole[name], FINE * self._engine.size),
+                image_camera=windows[name].camera(self._pinhole[name], self._fine),
                 valid=windows[name].inside(self._pinhole[name], self._engine.size),
             )
             for i, name in enumerate(names)
@@ -123,7 +125,7 @@ class Reconstructor:
     ) -> tuple[np.ndarray, list[np.ndarray], NormalPrediction, list[Camera]]:
         """The network's pictures, the finer ones, what it says of them, and the windows' cameras."""
         size = self._engine.size
-        fine = [window.picture(flat[name], FINE * size) for name, window in windows.items()]
+        fine = [window.picture(flat[name], self._fine) for name, window in windows.items()]
         images = np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in fine])
         cameras = [window.camera(self._pinhole[name], size) for name, window in windows.items()]
         return images, fine, self._engine.predict(images, cameras), cameras

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,10 @@ class Server:
         self.calibration = rig_calibration(rig)
         # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
         self.receiver = Receiver(rig, self.calibration, self._on_frame, on_tick=self._on_tick)
-        reconstructor = make_reconstructor(self.calibration, rig.normals, rig.surface)
+        # Normals of one frame set are predicted while the surface of another is solved. A network that takes all cores
+        # spends its time waiting for the one that the surface has.
+        threads = rig.normals.threads or max(1, len(os.sched_getaffinity(0)) // 2)
+        reconstructor = make_reconstructor(self.calibration, replace(rig.normals, threads=threads), rig.surface)
         self.pipeline = Pipeline(rig, self.calibration, reconstructor, Decoder(threads=2))
         self.pipeline.observe(self._on_result, self._on_fault, self._on_images)
         self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None

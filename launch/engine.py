@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.engines import make_engine
+from models.engines import make_engine, usual_size
 from models.engines.parity import parity
 from protocol.errors import HeadstreamError
 from protocol.rig import load_rig
@@ -39,16 +39,18 @@ def chosen_build(
     if rig is not None:
         loaded = load_rig(rig)
         wanted = loaded.normals
+        name = engine or wanted.engine
         return Build(
-            engine or wanted.engine,
+            name,
             weights or (Path(wanted.weights) if wanted.weights else None),
             views or len(loaded.cameras),
-            size or wanted.size,
+            size or wanted.size or usual_size(name),
             precision or wanted.precision,
         )
     if views is None:
         raise HeadstreamError("engine: for how many views? give --rig RIG, or --views and --size")
-    return Build(engine or "openvino", weights, views, size or 256, precision or "bf16")
+    name = engine or "openvino"
+    return Build(name, weights, views, size or usual_size(name), precision or "bf16")
 
 
 def build_engine(build: Build, check: bool) -> dict[str, Any]:

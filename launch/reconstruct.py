@@ -21,6 +21,7 @@ from fusion_server.smooth import REACH, smoothed
 from fusion_server.surface import SurfaceFrame
 from geometry.mesh import Mesh, read_ply, write_ply
 from launch.checkpoint import FOLDER, Checkpoint, fingerprint
+from models.engines import USUAL_SIZE
 from protocol.calibration import Calibration
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
@@ -45,8 +46,14 @@ class Job:
 
 
 def final(job: Job, vertices: int | None = None) -> Job:
-    """The same job as good as it gets, at whatever it costs: more vertices, if not told how many, smoothed in time."""
-    return replace(job, surface=replace(job.surface, vertices=vertices or FINAL_VERTICES), smooth=True)
+    """The same job as good as it gets, at whatever it costs: normals of full size on any machine, more vertices, if not
+    told how many, smoothed in time."""
+    return replace(
+        job,
+        normals=replace(job.normals, size=job.normals.size or USUAL_SIZE),
+        surface=replace(job.surface, vertices=vertices or FINAL_VERTICES),
+        smooth=True,
+    )
 
 
 def chosen_frames(frames: tuple[str, ...], text: str | None) -> tuple[str, ...]:

@@ -83,9 +83,9 @@ class NormalsConfig:
 
     engine: str = "openvino"
     weights: str = ""  # path of a weights file; empty: those shipped
-    size: int = limited(256, 64, 2048)
+    size: int = limited(0, 0, 2048)  # pixels; 0: 256, or 192 on a CPU that does not compute in bf16
     precision: str = chosen("bf16", "bf16", "f32")
-    threads: int = limited(0, 0, 1024)  # 0: the engine's choice
+    threads: int = limited(0, 0, 1024)  # 0: half of the cores live, all offline
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,7 @@ class OpenVinoEngine(NormalEngine):
         wanted = check_precision(precision)
         path = weights_path(weights)
         core = ov.Core()
-        able = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = wanted if able else "f32"
+        self.precision = wanted if computes_in_bf16() else "f32"
         self._told = self.precision if self.precision == wanted else "f32 (this CPU has no bf16)"
         if self.precision != wanted:
             log.warning("normals: bf16 was asked for, and this CPU has none; float32 is used and takes longer")
@@ -73,6 +72,11 @@ class OpenVinoEngine(NormalEngine):
         with self._busy:  # a request holds one set of buffers
             results = self._request.infer(inputs, share_inputs=True)
             return NormalPrediction(*(results[k][0].copy() for k in range(3)))
+
+
+def computes_in_bf16() -> bool:
+    """Whether this CPU does."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _graph_folder(weights: Path, views: int, size: int) -> Path:

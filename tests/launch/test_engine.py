@@ -47,8 +47,16 @@ def test_a_rig_says_all_and_an_option_wins(tmp_path):
     assert (other.engine, other.views, other.size, other.precision) == ("openvino", 5, 64, "bf16")
 
 
+@pytest.mark.parametrize(("bf16", "size"), [(True, 256), (False, 192)])
+def test_a_size_that_nobody_gave_is_what_the_machine_keeps_up_with(bf16, size, tmp_path, monkeypatch):
+    monkeypatch.setattr("models.engines.openvino.computes_in_bf16", lambda: bf16)
+    assert chosen_build(None, None, None, 4, None, None) == Build("openvino", None, 4, size, "bf16")
+    rig = tmp_path / "rig.toml"
+    rig.write_text(RIG.replace("size = 128", "size = 0").replace('"torch"', '"openvino"'))
+    assert chosen_build(rig, None, None, None, None, None).size == size
+
+
 def test_without_a_rig_the_views_must_be_given():
-    assert chosen_build(None, None, None, 4, None, None) == Build("openvino", None, 4, 256, "bf16")
     with pytest.raises(HeadstreamError, match="--rig RIG, or --views"):
         chosen_build(None, None, None, None, 256, None)
 

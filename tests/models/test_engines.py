@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from model_doubles import ball, ring, tiny_network
 
-from models.engines import ENGINES, make_engine
+from models.engines import ENGINES, make_engine, usual_size
 from models.engines.parity import parity
 from models.evaluation import normal_errors
 from models.weights import SHIPPED, load_network, save_weights, weights_path
@@ -222,3 +222,8 @@ def test_shipped_weights_are_small_and_load():
     assert weights_path() == SHIPPED
     assert SHIPPED.stat().st_size <= 12e6
     assert sum(p.numel() for p in load_network(SHIPPED).parameters()) <= 5_000_000
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_without_a_size_an_engine_takes_the_usual_one(name, weights):
+    assert make_engine(name, weights=weights, views=1, size=0).size == usual_size(name)
