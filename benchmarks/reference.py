@@ -32,7 +32,8 @@ from benchmarks._machine import machine
 from benchmarks.surface import SEEN_BY, has_truth, truth_views
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.hull import visual_hull
-from fusion_server.surface.refine import Clock, Observation, Step, observe, refine
+from fusion_server.surface.observation import Observation, look, observe
+from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.solve import Topology
 from geometry.cameras import projection_matrix
 from geometry.measure import SurfaceIndex
@@ -130,7 +131,8 @@ def ours(start: Mesh, observation: Observation, steps: list[Step]) -> Iterator[n
     topology = Topology.of(start.faces, len(start.vertices))
     vertices = start.vertices
     for step in steps:
-        vertices = refine(vertices, topology, observation, CpuRasterizer(), step, SurfaceSettings(), Clock())[0]
+        seen = look(vertices, topology, observation, CpuRasterizer())
+        vertices = refine(seen, topology, step, SurfaceSettings(), Clock())[0]
         yield vertices
 
 

@@ -18,6 +18,7 @@ from protocol.calibration import Camera
 
 MARGIN = 0.12  # of the head's larger side, left free around it
 NEAR_EDGE = 0.03  # of the window: closer than this and the window moves
+NEARLY = 0.06  # of the head's larger side: as near to the picture's border, the window goes there
 LOOSE = 1.35  # times the wanted side: larger than this and the window shrinks
 SMALLEST_MASK = 0.002  # of the window: less than this is noise and no subject
 
@@ -67,7 +68,8 @@ def whole(camera: Camera) -> Window:
 
 
 def around_mask(mask: np.ndarray, window: Window, camera: Camera) -> Window:
-    """A tighter window around the largest thing in a mask (S, S) of ``window``; ``window`` where there is nothing."""
+    """The window around the largest thing in a mask (S, S) of ``window``: the same one as long as it will do, or where
+    there is nothing."""
     count, _, stats, _ = cv2.connectedComponentsWithStats((mask > 0.5).astype(np.uint8))
     if count < 2:
         return window
@@ -76,7 +78,7 @@ def around_mask(mask: np.ndarray, window: Window, camera: Camera) -> Window:
         return window
     scale = window.side / mask.shape[0]
     low = np.array([window.x0 + x * scale, window.y0 + y * scale])
-    return _around_box(low, low + np.array([width, height]) * scale, camera)
+    return _fitted(window, low, low + np.array([width, height]) * scale, camera)
 
 
 def around_points(points: np.ndarray, camera: Camera) -> Window:
@@ -87,7 +89,11 @@ def around_points(points: np.ndarray, camera: Camera) -> Window:
 
 def follow(window: Window, points: np.ndarray, camera: Camera) -> Window:
     """The window to use now that the subject is at ``points``: the same one as long as it will do."""
-    low, high = _box(points, camera)
+    return _fitted(window, *_box(points, camera), camera)
+
+
+def _fitted(window: Window, low: np.ndarray, high: np.ndarray, camera: Camera) -> Window:
+    """A window for what lies between two corners: the one given, if it holds it well."""
     wanted = _around_box(low, high, camera)
     if window.side > LOOSE * wanted.side or window.side < wanted.side / LOOSE:
         return wanted
@@ -112,7 +118,11 @@ def _around_box(low: np.ndarray, high: np.ndarray, camera: Camera) -> Window:
     """A square around a box, with margin, no larger than the picture's smaller side and inside the picture."""
     picture = np.array([camera.width, camera.height], float)
     low, high = np.clip(low, 0, picture), np.clip(high, 0, picture)
-    side = min(float((high - low).max()) * (1 + 2 * MARGIN), float(picture.min()))
-    side = max(side, 16.0)
+    largest = float((high - low).max())
+    low, high = low - MARGIN * largest, high + MARGIN * largest
+    # What it nearly holds it had better hold: a head that the picture cuts may be longer than it seems.
+    low = np.where(low < NEARLY * largest, 0, low)
+    high = np.where(picture - high < NEARLY * largest, picture, high)
+    side = max(min(float((high - low).max()), float(picture.min())), 16.0)
     corner = np.clip((low + high - side) / 2, 0, picture - side)
     return Window(float(corner[0]), float(corner[1]), side)

@@ -28,6 +28,7 @@ from protocol.rig import NormalsConfig, SurfaceConfig
 log = logging.getLogger(__name__)
 
 FINE = 2  # pictures for photometry are this many times finer than the normal maps,
+_LOOKS = 2  # at the head on a cold start, at most
 FINEST = 512  # but no coarser than this many pixels a side
 
 
@@ -65,7 +66,8 @@ class Reconstructor:
         return observation, self.refine(observation)
 
     def observe(self, images: Mapping[str, np.ndarray]) -> Observation:
-        """Undistort, window and predict. On a cold start the network looks twice: at all, then at the head."""
+        """Undistort, window and predict. On a cold start the network looks at all first, then at the head, and once
+        more where that look found the head to be larger than it seemed."""
         start = time.perf_counter()
         names = tuple(name for name in self._pinhole if name in images)
         if not names:
@@ -75,18 +77,22 @@ class Reconstructor:
         vertices = self._vertices
         if vertices is None:
             windows = {name: whole(self._pinhole[name]) for name in names}
-            _, _, first, _ = self._predict(flat, windows)
-            windows = {
-                name: around_mask(mask, windows[name], self._pinhole[name])
-                for name, mask in zip(names, first.mask, strict=True)
-            }
         else:
             windows = {}
             for name in names:
                 camera, held = self._pinhole[name], self._windows.get(name)
                 windows[name] = follow(held, vertices, camera) if held else around_points(vertices, camera)
-        self._windows = {**self._windows, **windows}
         images_, fine, prediction, cameras = self._predict(flat, windows)
+        for _ in range(_LOOKS if vertices is None else 0):
+            better = {
+                name: around_mask(mask, windows[name], self._pinhole[name])
+                for name, mask in zip(names, prediction.mask, strict=True)
+            }
+            if better == windows:
+                break
+            windows = better
+            images_, fine, prediction, cameras = self._predict(flat, windows)
+        self._windows = {**self._windows, **windows}
         views = tuple(
             View(
                 camera=cameras[i],

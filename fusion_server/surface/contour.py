@@ -27,10 +27,12 @@ _OUTSIDE = 1.5  # pixels outside a mask that a vertex may stand before it is pul
 class ContourRows:
     """Points on edges that should move, each by one row (``System.add_edge_points``).
 
-    edge (n,) int32; share (n,) where on the edge, 0 at its first end; gradient (n, 3) unit-less direction in the world
-    along which the signed distance grows metre by metre; want (n,) metres to move along it; weight (n,).
+    view (n,) int, whose outline; edge (n,) int32; share (n,) where on the edge, 0 at its first end; gradient (n, 3)
+    unit-less direction in the world along which the signed distance grows metre by metre; want (n,) metres to move
+    along it; weight (n,).
     """
 
+    view: np.ndarray
     edge: np.ndarray
     share: np.ndarray
     gradient: np.ndarray
@@ -63,7 +65,8 @@ def contour_rows(
     )  # fmt: skip
     picked = np.arange(room) < count[:, None]
     edge, data = edge[picked], data[picked]
-    return ContourRows(edge, data[:, 0], data[:, 1:4], data[:, 4], data[:, 5])
+    view = np.repeat(np.arange(views), count)
+    return ContourRows(view, edge, data[:, 0], data[:, 1:4], data[:, 4], data[:, 5])
 
 
 def add_contours(system, shape: Shape, topology: Topology, rows: ContourRows) -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import xatlas
 
 from fusion_server.surface.base import SurfaceSettings
+from fusion_server.surface.bias import Bias
 from fusion_server.surface.hull import visual_hull
-from fusion_server.surface.refine import BORDER, Clock, Observation, Step, refine
+from fusion_server.surface.observation import Observation, look
+from fusion_server.surface.refine import BORDER, Clock, Step, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology
@@ -23,6 +25,8 @@ _SECOND = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=1)
 _THIRD = Step(gate=10.0, scale=4e-3, relax=0.3, reach=2e-3, halvings=1)
 _NEAR = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
 _CLOSE = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
+# In the end normals say how the surface bends, no longer where it is: outlines and pictures know that better.
+_LAST = 2
 
 
 def make_keyframe(
@@ -49,11 +53,17 @@ def make_keyframe(
         unseen = reach(points, observation.rig, observation.outlines) < BORDER
         pose = Rest.of(Shape.of(points, topology), topology, unseen)
         for step in steps:
-            points, _ = refine(points, topology, observation, rasterizer, step, settings, clock)
+            seen = look(points, topology, observation, rasterizer)
+            clock.lap("rasterize")
+            points, _ = refine(seen, topology, step, settings, clock)
             points = pose.carried(points, topology)  # what the pictures do not have keeps the hull's smooth end
         iterations += len(steps)
         mesh = Mesh(points, mesh.faces)
-    return mesh, iterations
+    for _ in range(_LAST):
+        seen = look(points, topology, observation, rasterizer)
+        points, _ = refine(seen, topology, _CLOSE, settings, clock, bias=Bias.of_normals(seen, topology))
+        points = pose.carried(points, topology)
+    return Mesh(points, mesh.faces), iterations + _LAST
 
 
 def unwrap(mesh: Mesh) -> np.ndarray:

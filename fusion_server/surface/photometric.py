@@ -57,10 +57,14 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Positions:
-    """Where vertices belong along their normals: points (P, 3); variance (P,) in m^2, infinite where none was found."""
+    """Where vertices belong along their normals: points (P, 3); variance (P,) in m^2, infinite where none was found.
+
+    scale: of lengths in the method, to those they were found at.
+    """
 
     points: np.ndarray
     variance: np.ndarray
+    scale: float
 
 
 def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
@@ -106,8 +110,14 @@ def photometric_positions(
     want = np.zeros(len(curves))
     variance = np.full(len(curves), np.inf)
     _peaks(curves, contrast, step, scale * _APART, want, variance)
-    _agreement(want, variance, topology.start, topology.neighbour, scale * _AGREE)
-    return Positions(shape.vertices + want[:, None] * shape.normals, variance)
+    return Positions(shape.vertices + want[:, None] * shape.normals, variance, scale)
+
+
+def agreed(want: np.ndarray, held: Positions, topology: Topology) -> np.ndarray:
+    """The variance of wanted displacements (P,), raised for those that differ from their neighbours'.  # P"""
+    variance = held.variance.copy()
+    _agreement(want, variance, topology.start, topology.neighbour, held.scale * _AGREE)
+    return variance
 
 
 def _sample_places(edge: float) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fusion_server.surface.base import Quality
-from fusion_server.surface.refine import Look, Observation
+from fusion_server.surface.observation import Look, Observation
 from fusion_server.surface.solve import Topology
 from geometry.rasterize.base import Raster
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
-import cv2
 import numba
 import numpy as np
 
-from fusion_server.surface.base import Rig, SurfaceError, SurfaceSettings, View
+from fusion_server.surface.base import SurfaceSettings
+from fusion_server.surface.bias import Bias
 from fusion_server.surface.contour import ContourRows, add_contours, contour_rows
-from fusion_server.surface.fuse import Fused, fuse_normals
-from fusion_server.surface.photometric import Pictures, Positions, photometric_positions, pictures
+from fusion_server.surface.fuse import Fused
+from fusion_server.surface.observation import Look
+from fusion_server.surface.photometric import Positions, agreed, photometric_positions
 from fusion_server.surface.rest import Rest
-from fusion_server.surface.silhouette import Silhouettes, reach, silhouettes
+from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
-from geometry.rasterize.base import Raster, Rasterizer
-from protocol.calibration import Camera
 
 _DISAGREEMENT = 1.5  # a fused normal's error over the spread of its votes: errors that views share do not show in it
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
@@ -33,55 +30,6 @@ BORDER = 4e-3  # metres from where the pictures end: nearer, a vertex counts as 
 _GATE, _SCALE = 10.0, 4e-3  # pixels, metres: see Step; of outlines that say whether a vertex is seen
 _BEHIND = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """All views of one frame, stacked for the kernels."""
-
-    cameras: tuple[Camera, ...]
-    rig: Rig
-    intrinsics: np.ndarray  # V,4 fx fy cx cy
-    normal: np.ndarray  # V,H,W,3 float32
-    trust: np.ndarray  # V,H,W float32, mean 1 over the masks
-    outlines: Silhouettes
-    pictures: Pictures | None
-    middle: np.ndarray  # 3, roughly where the subject is
-    scale: float = 1.0  # of the maps' sides, to those of the views
-
-    def coarser(self) -> Observation:
-        """Every second pixel of the maps, for decisions and rigid motion; without pictures."""
-        o = self.outlines
-        outlines = Silhouettes(
-            np.ascontiguousarray(o.inside[:, ::2, ::2]), o.distance[:, ::2, ::2] / 2, o.known // 2, o.blind
-        )
-        cameras = tuple(_halved(camera) for camera in self.cameras)
-        return Observation(
-            cameras,
-            Rig.of(cameras),
-            self.intrinsics / 2,
-            np.ascontiguousarray(self.normal[:, ::2, ::2]),
-            np.ascontiguousarray(self.trust[:, ::2, ::2]),
-            outlines,
-            None,
-            self.middle,
-            self.scale / 2,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """A surface as the cameras of an observation would see it."""
-
-    shape: Shape
-    raster: Raster
-    observation: Observation
-
-    @cached_property
-    def fused(self) -> Fused:
-        """The observed normals on the faces that are seen."""
-        o = self.observation
-        return fuse_normals(self.shape, self.raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
 
 
 @dataclass(frozen=True)
@@ -113,79 +61,43 @@ class Clock:
         self._last = now
 
 
-def observe(views: Sequence[View], photometric: bool) -> Observation:
-    """Stack the views and clean their masks.
-
-    Raises SurfaceError when there are no views, their maps differ in size, or every mask is empty.
-    """
-    if not views:
-        raise SurfaceError("no views: a surface needs at least two")
-    shapes = {view.mask.shape for view in views} | {view.normal.shape[:2] for view in views}
-    if len(shapes) != 1:
-        raise SurfaceError(f"the views' maps differ in size ({', '.join(f'{h}x{w}' for h, w in sorted(shapes))})")
-    outlines = silhouettes(views)
-    if outlines.blind.all():
-        raise SurfaceError("no subject in any view: every mask is empty")
-    cameras = tuple(view.camera for view in views)
-    rig = Rig.of(cameras)
-    middle = _middle(cameras, outlines)
-    K = np.stack([camera.K for camera in cameras])
-    trust = np.stack([view.confidence for view in views]).astype(np.float32)
-    mean = float(trust[outlines.inside].mean()) if outlines.inside.any() else 0.0
-    trust = np.clip(trust / mean, 0, 4) if mean > 0 else np.ones_like(trust)
-    return Observation(
-        cameras,
-        rig,
-        np.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], 1),
-        np.stack([view.normal for view in views]).astype(np.float32, copy=False),
-        trust,
-        outlines,
-        pictures(views, middle) if photometric else None,
-        middle,
-    )
-
-
 def refine(
-    vertices: np.ndarray,
+    seen: Look,
     topology: Topology,
-    observation: Observation,
-    rasterizer: Rasterizer,
     step: Step,
     settings: SurfaceSettings,
     clock: Clock,
     held: Positions | None = None,
     rest: Rest | None = None,
+    bias: Bias | None = None,
 ) -> tuple[np.ndarray, Positions | None]:
-    """One iteration of displacement along normals and tangential relaxation: the new vertices (P, 3).
+    """One iteration of displacement along normals and tangential relaxation: the new vertices (P, 3) of a surface.
 
-    rest: the pose that a track goes back to where nothing is measured; without it, a mesh strives to be even.
+    rest: the pose that a track goes back to where nothing is measured; without it, a mesh strives to be even. bias:
+    what observations of this subject want of it even where it belongs.
     Comparing pictures is the dearest part of an iteration. Where it found vertices to belong is handed back, and may
     be handed in to a second iteration from nearly the same place instead of looking again.
     """
-    seen = look(vertices, topology, observation, rasterizer)
-    clock.lap("rasterize")
-    shape, fused = seen.shape, seen.fused
+    shape, fused, observation = seen.shape, seen.fused, seen.observation
+    trusted = sigma_normal(fused, settings)
+    fused = fused if bias is None else bias.off_normals(fused, shape, topology)
     clock.lap("fuse")
     within = reach(shape.vertices, observation.rig, observation.outlines) > BORDER if rest is None else ~rest.unseen
     system = System(topology)
     rows = contours(seen, topology, step.gate, step.scale, settings)
+    rows = rows if bias is None else bias.off_outlines(rows, observation.cameras)
     rows = replace(rows, weight=rows.weight * within[topology.edges[rows.edge]].all(1))
     add_contours(system, shape, topology, rows)
     clock.lap("contour")
-    if held is None and step.reach > 0 and observation.pictures is not None:
-        compared = observation.pictures
-        for _ in range(step.halvings):
-            compared = compared.coarser
-        held = photometric_positions(
-            shape, topology, compared, observation.rig, seen.raster.depth, step.reach, step.step
-        )
-        clock.lap("photometric")
-    trusted = sigma_normal(fused, settings)
+    if held is None:
+        held = compared(seen, topology, step)
+        if held is not None:
+            clock.lap("photometric")
     if held is not None:
-        want = ((held.points - shape.vertices) * shape.normals).sum(1)
-        best = settings.sigma_photometric**2
-        system.add_points(want, within / (best + _OVERLAP * held.variance))
-        trusted *= _doubt(want[within], best + held.variance[within])
+        want = heights(held, shape) - (0.0 if bias is None else bias.height)
+        best, variance = settings.sigma_photometric**2, agreed(want, held, topology)
+        system.add_points(want, within / (best + _OVERLAP * variance))
+        trusted *= _doubt(want[within], best + variance[within])
     weight = fused.weight * within[topology.faces].all(1)
     system.add_normals(shape, fused.normal, weight / trusted**2)
     clock.lap("assemble")
@@ -196,17 +108,37 @@ def refine(
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
-    vertices = unfolded(vertices, topology)
+    vertices = unfolded(vertices, topology, None if rest is None else rest.creased)
     if rest is not None:
         vertices = rest.carried(vertices, topology)
     clock.lap("solve")
     return vertices, held
 
 
-def look(vertices: np.ndarray, topology: Topology, observation: Observation, rasterizer: Rasterizer) -> Look:
-    """Rasterise a surface (P, 3) into the views of an observation."""
-    shape = Shape.of(vertices, topology)
-    return Look(shape, rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras), observation)
+def measured_bias(seen: Look, topology: Topology, step: Step, settings: SurfaceSettings) -> Bias:
+    """What an observation wants of a surface that is where it belongs, in steps of this kind."""
+    held = compared(seen, topology, step)
+    height = np.full(len(seen.shape.vertices), np.nan)
+    if held is not None:
+        height = np.where(np.isfinite(held.variance), heights(held, seen.shape), np.nan)
+    rows = contours(seen, topology, step.gate, step.scale, settings)
+    return Bias.of(seen, topology, rows, height)
+
+
+def compared(seen: Look, topology: Topology, step: Step) -> Positions | None:
+    """Where pictures say that vertices belong; None where they are not to be asked."""
+    sharp = seen.observation.pictures
+    if sharp is None or step.reach <= 0:
+        return None
+    for _ in range(step.halvings):
+        sharp = sharp.coarser
+    depth, rig = seen.raster.depth, seen.observation.rig
+    return photometric_positions(seen.shape, topology, sharp, rig, depth, step.reach, step.step)
+
+
+def heights(held: Positions, shape: Shape) -> np.ndarray:
+    """How far along their normals vertices are from where pictures say that they belong, metres.  # P"""
+    return ((held.points - shape.vertices) * shape.normals).sum(1)
 
 
 def hidden(seen: Look, topology: Topology, settings: SurfaceSettings) -> np.ndarray:
@@ -267,25 +199,3 @@ def _doubt(want: np.ndarray, variance: np.ndarray) -> float:
         return 1.0
     pull = float(np.median(np.abs(want[found]) / np.sqrt(variance[found])))
     return float(np.clip(_PULL * pull, 1, _WORST_DOUBT))
-
-
-def _halved(camera: Camera) -> Camera:
-    K = camera.K.copy()
-    K[:2] /= 2  # pixel centres are at integers, so every second one is the first one's coordinate halved
-    return replace(camera, K=K, width=-(-camera.width // 2), height=-(-camera.height // 2))
-
-
-def _middle(cameras: Sequence[Camera], outlines: Silhouettes) -> np.ndarray:
-    """Roughly where the subject is: the point nearest to the rays through the middles of the masks.  # 3"""
-    system, right = np.zeros((3, 3)), np.zeros(3)
-    for camera, inside, blind in zip(cameras, outlines.inside, outlines.blind, strict=True):
-        if blind:
-            continue
-        moments = cv2.moments(inside.view(np.uint8), binaryImage=True)
-        centroid = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
-        ray = camera.R.T @ np.linalg.solve(camera.K, [*centroid, 1.0])
-        ray /= np.linalg.norm(ray)
-        away = np.eye(3) - np.outer(ray, ray)
-        system += away
-        right += away @ camera.center
-    return np.linalg.lstsq(system, right, rcond=None)[0]

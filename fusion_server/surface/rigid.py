@@ -14,7 +14,8 @@ import numba
 import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
-from fusion_server.surface.refine import Look, Observation, contours, look
+from fusion_server.surface.observation import Look, Observation, look
+from fusion_server.surface.refine import contours
 from fusion_server.surface.solve import Topology
 from geometry.rasterize.base import Rasterizer
 
@@ -94,6 +95,8 @@ def follow_rigid(
 
     finest = len(pyramid) - 1
     there, largest = moved(vertices, finest)
+    if largest < _STILL:
+        return vertices  # noise; what there is of motion the surface follows without
     if largest > _FAR:
         for level in range(finest):
             for _ in range(rounds):

@@ -83,10 +83,11 @@ class Shape:
         edge = _shape(vertices, topology.faces, normals, face_normals, areas)
         return cls(vertices, normals, face_normals, areas, edge)
 
-    def folded(self, topology: Topology) -> np.ndarray:
-        """Faces that are turned against the normals of their vertices.  # F bool"""
+    def folded(self, topology: Topology, cosine: float = 0.0) -> np.ndarray:
+        """Faces that are turned against the normals of their vertices, or away from them by more than an angle of this
+        cosine.  # F bool"""
         folded = np.empty(len(topology.faces), np.bool_)
-        _folded(self.normals, topology.faces, self.face_normals, folded)
+        _folded(self.normals, topology.faces, self.face_normals, cosine, folded)
         return folded
 
 
@@ -154,15 +155,17 @@ def even_layout(topology: Topology) -> np.ndarray:
     return np.repeat(1 / np.maximum(count, 1), count)
 
 
-def unfolded(vertices: np.ndarray, topology: Topology, rounds: int = 3) -> np.ndarray:
+def unfolded(vertices: np.ndarray, topology: Topology, spared: np.ndarray | None = None, rounds: int = 3) -> np.ndarray:
     """Vertices (P, 3) with the surroundings of faces that are turned against their vertices' normals smoothed.
 
     A fold keeps itself: its faces are hidden or seen from behind, so no pixel votes for them. Smoothing it away gives
-    them back to the views.  # P,3
+    them back to the views. spared (F,) bool: faces that may stay folded.  # P,3
     """
     for _ in range(rounds):
         shape = Shape.of(vertices, topology)
         folded = shape.folded(topology)
+        if spared is not None:
+            folded &= ~spared
         if not folded.any():
             return vertices
         marked = np.zeros(len(vertices), np.bool_)
@@ -250,13 +253,13 @@ def _shape(vertices, faces, normals, face_normals, areas):
 
 
 @numba.njit(cache=True, nogil=True)
-def _folded(normals, faces, face_normals, folded):
+def _folded(normals, faces, face_normals, cosine, folded):
     for f in range(faces.shape[0]):
         a, b, c = faces[f]
         total = 0.0
         for axis in range(3):
             total += (normals[a, axis] + normals[b, axis] + normals[c, axis]) * face_normals[f, axis]
-        folded[f] = total < 0.0
+        folded[f] = total < 3.0 * cosine
 
 
 @numba.njit(cache=True, nogil=True)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fusion_server.surface.base import Quality, SurfaceError, SurfaceFrame, SurfaceSettings, View
+from fusion_server.surface.bias import Bias
 from fusion_server.surface.keyframe import fitted, make_keyframe, unwrap
+from fusion_server.surface.observation import Observation, look, observe
 from fusion_server.surface.quality import check
-from fusion_server.surface.refine import Clock, Observation, Step, hidden, look, observe, refine
+from fusion_server.surface.refine import Clock, Step, hidden, measured_bias, refine
 from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, Topology
@@ -39,6 +41,7 @@ class _Track:
     rest: np.ndarray  # 6, the rigid step that a surface at rest wants; see follow_rigid
     reference: Quality  # of the keyframe
     pose: Rest  # of the keyframe
+    bias: Bias  # of the keyframe
 
 
 class SurfaceTracker:
@@ -90,27 +93,22 @@ class SurfaceTracker:
 
     def _candidate(self, frame: _Frame, track: _Track, vertices: np.ndarray, steps: Sequence[Step]) -> _Candidate:
         """Refine from a start and judge what came out."""
-        held, last = None, None
-        for step in steps:
+        held, last, bias = None, None, track.bias
+        for n, step in enumerate(steps):
+            seen = look(vertices, track.topology, frame.observation, self._rasterizer)
+            frame.clock.lap("rasterize")
+            if n == 0:
+                bias = bias.seen_again(seen.fused, seen.shape, track.topology)
             # Pictures are compared anew when the step is another kind, and every second time.
             held = held if step is last else None
             last = step if held is None else None
-            vertices, held = refine(
-                vertices,
-                track.topology,
-                frame.observation,
-                self._rasterizer,
-                step,
-                self._settings,
-                frame.clock,
-                held,
-                track.pose,
-            )
+            vertices, held = refine(seen, track.topology, step, self._settings, frame.clock, held, track.pose, bias)
         seen = look(vertices, track.topology, frame.coarse, self._rasterizer)
         quality = check(seen, track.topology, frame.names, track.reference)
         rest = track.rest + _REMEMBER * (rigid_step(seen, track.topology, self._settings) - track.rest)
         frame.clock.lap("check")
-        return _Candidate(replace(track, vertices=vertices, middle=frame.observation.middle, rest=rest), quality)
+        moved = replace(track, vertices=vertices, middle=frame.observation.middle, rest=rest, bias=bias)
+        return _Candidate(moved, quality)
 
     def _recover(self, frame: _Frame, track: _Track) -> SurfaceFrame:
         """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
@@ -155,7 +153,9 @@ class SurfaceTracker:
         frame.clock.lap("unwrap")
         fine = look(mesh.vertices, topology, frame.observation, self._rasterizer)
         pose = Rest.of(fine.shape, topology, widened(hidden(fine, topology, self._settings), topology))
-        track = _Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose)
+        bias = measured_bias(fine, topology, _WARM, self._settings)
+        frame.clock.lap("check")
+        track = _Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose, bias)
         return self._accept(frame, _Candidate(track, quality), "keyframe", iterations, "new topology" if made else "")
 
     def _accept(self, frame: _Frame, candidate: _Candidate, kind: str, iterations: int, flag: str = "") -> SurfaceFrame:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fusion_server.framing import MARGIN, Window, around_mask, around_points, follow, whole
+from fusion_server.framing import MARGIN, Window, _around_box, around_mask, around_points, follow, whole
 from geometry.cameras import project
 from protocol.calibration import Camera
 
@@ -87,3 +87,11 @@ def test_what_lies_beyond_the_picture_is_known_as_such(camera):
     assert Window(10, 10, 400).inside(camera, 64) is None
     inside = whole(camera).inside(camera, 256)  # 640 x 480 in a square of 640
     assert inside[:, 0].sum() == 192 and inside[32:224].all() and not inside[:32].any() and not inside[224:].any()
+
+
+def test_a_window_that_nearly_holds_the_picture_s_border_goes_there(camera):
+    low, high = np.array([200.0, 30.0]), np.array([440.0, camera.height - 50.0])
+    near = _around_box(low, high, camera)
+    assert near.y0 == 0 and near.y0 + near.side == pytest.approx(camera.height)
+    free = _around_box(low, np.array([440.0, camera.height - 110.0]), camera)
+    assert free.y0 + free.side < camera.height

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from scipy import sparse
 from surface_scene import blob, icosphere, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceSettings
+from fusion_server.surface.bias import Bias
 from fusion_server.surface.contour import add_contours, contour_rows
+from fusion_server.surface.observation import look, observe
 from fusion_server.surface.photometric import photometric_positions
-from fusion_server.surface.refine import Clock, Step, look, observe, refine
+from fusion_server.surface.refine import Clock, Step, measured_bias, refine
 from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
@@ -279,10 +282,10 @@ def test_an_iteration_brings_a_wrong_surface_nearer(scene):
     )
     before = np.median(index.distances(dented))
     step = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
-    after, held = refine(dented, topology, observation, RASTERIZER, step, SETTINGS, Clock())
+    after, held = refine(look(dented, topology, observation, RASTERIZER), topology, step, SETTINGS, Clock())
     first = np.median(index.distances(after))
     assert first < 0.4 * before
-    again, reused = refine(after, topology, observation, RASTERIZER, step, SETTINGS, Clock(), held)
+    again, reused = refine(look(after, topology, observation, RASTERIZER), topology, step, SETTINGS, Clock(), held)
     assert reused is held
     assert np.median(index.distances(again)) < first
 
@@ -300,7 +303,8 @@ def test_normals_that_all_views_have_wrong_alike_yield_to_pictures(scene):
     for photometric in (True, False):
         observation, vertices = observe(views, photometric), mesh.vertices
         for _ in range(6):
-            vertices, _ = refine(vertices, topology, observation, RASTERIZER, step, SETTINGS, Clock())
+            seen = look(vertices, topology, observation, RASTERIZER)
+            vertices, _ = refine(seen, topology, step, SETTINGS, Clock())
         errors.append(np.median(index.distances(vertices)))
     assert errors[0] < 0.2e-3
     assert errors[1] > 2 * errors[0]
@@ -331,7 +335,7 @@ def test_the_rigid_motion_of_a_head_is_found(scene, degrees, shift):
 def test_what_a_surface_at_rest_wants_is_no_motion(scene):
     """Normals that are all tilted the same way would turn the surface a little every frame."""
     mesh, views, _, topology = scene
-    c, s = np.cos(np.radians(4)), np.sin(np.radians(4))
+    c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
     tilt = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     tilted = [
         replace(view, normal=(view.normal @ (view.camera.R @ tilt @ view.camera.R.T).T).astype(np.float32))
@@ -343,3 +347,64 @@ def test_what_a_surface_at_rest_wants_is_no_motion(scene):
     still = follow_rigid(mesh.vertices, topology, (observation,), RASTERIZER, SETTINGS, rest)
     assert np.abs(creeping - mesh.vertices).max() > 1e-4
     assert np.abs(still - mesh.vertices).max() < 1e-9
+
+
+def test_a_surface_follows_what_changes_and_not_what_it_was_told_at_rest(scene):
+    """Normals tilted, one mask too wide: told to be this subject's errors, they move nothing; a dent still shows."""
+    mesh, views, _, topology = scene
+    c, s = np.cos(np.radians(8)), np.sin(np.radians(8))
+    tilt = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+
+    def spoiled(view):
+        normal = (view.normal @ (view.camera.R @ tilt @ view.camera.R.T).T).astype(np.float32)
+        wide = cv2.dilate(view.mask, np.ones((5, 5))) if view.camera.name == "cam2" else view.mask
+        return replace(view, normal=normal, mask=wide)
+
+    step = Step(gate=10.0, scale=4e-3, relax=0.0, reach=3e-3)
+    observation = observe([spoiled(view) for view in views], True)
+    seen = look(mesh.vertices, topology, observation, RASTERIZER)
+    rest = Rest.of(seen.shape, topology, np.zeros(len(mesh.vertices), bool))
+    bias = measured_bias(seen, topology, step, SETTINGS)
+    without, _ = refine(seen, topology, step, SETTINGS, Clock(), rest=rest)
+    still, _ = refine(seen, topology, step, SETTINGS, Clock(), rest=rest, bias=bias)
+    assert np.percentile(np.abs(without - mesh.vertices), 95) > 0.05e-3
+    assert np.percentile(np.abs(still - mesh.vertices), 99) < 0.002e-3
+
+    fewer = observe([spoiled(view) for view in views if view.camera.name != "cam2"], True)
+    seen = look(mesh.vertices, topology, fewer, RASTERIZER)  # a camera is gone: its outline asks for nothing
+    less, _ = refine(seen, topology, step, SETTINGS, Clock(), rest=rest, bias=bias)
+    assert np.percentile(np.abs(less - mesh.vertices), 90) < 0.05e-3
+
+    dented = mesh.vertices - 0.4e-3 * vertex_normals(mesh.vertices, mesh.faces)
+    seen = look(dented, topology, observation, RASTERIZER)
+    back, _ = refine(seen, topology, step, SETTINGS, Clock(), rest=rest, bias=bias)
+    off = [np.median(np.linalg.norm(vertices - mesh.vertices, axis=1)) for vertices in (dented, back)]
+    assert off[1] < 0.5 * off[0]
+
+
+def test_errors_that_stay_are_told_from_noise(scene):
+    mesh, views, _, topology = scene
+    draw = np.random.default_rng(8)
+
+    def noisy(view):
+        return replace(view, normal=(view.normal + draw.normal(0, 0.2, view.normal.shape)).astype(np.float32))
+
+    def seen_in(views):
+        return look(mesh.vertices, topology, observe(views, False), RASTERIZER)
+
+    noise = [noisy(view) for view in views]
+    first = seen_in(noise)
+    bias = Bias.of_normals(first, topology)
+    stays = fades = bias
+    for _ in range(6):
+        stays = stays.seen_again(first.fused, first.shape, topology)
+        other = seen_in([noisy(view) for view in views])
+        fades = fades.seen_again(other.fused, other.shape, topology)
+    assert stays.share == pytest.approx(1.0)
+    assert fades.share < 0.4
+    off = first.fused.normal - bias.off_normals(first.fused, first.shape, topology).normal
+    assert np.abs(off).max() > 0.05
+    untilted = bias.off_normals(first.fused, first.shape, topology).normal
+    np.testing.assert_allclose(
+        untilted[first.fused.weight > 0], first.shape.face_normals[first.fused.weight > 0], atol=1e-6
+    )

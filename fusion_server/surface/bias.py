@@ -1,0 +1,107 @@
+"""What a keyframe's own observation still wants of it: errors that normals, outlines and pictures have, not motion.
+
+Normals, masks and pictures never agree. A keyframe is the balance between them, and each still pulls at it. A track
+that followed these pulls would creep, frame after frame, to where the weaker ones give way. So they are remembered, per
+face, edge and vertex, in the surface's own frame, and only what differs from them moves the surface: a subject at rest
+stays exactly where it is. The prototype did so for low frequencies of the normals, frame by frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fusion_server.surface.contour import ContourRows
+from fusion_server.surface.fuse import Fused
+from fusion_server.surface.observation import Look
+from fusion_server.surface.solve import Shape, Topology
+from protocol.calibration import Camera
+
+_LEARN = 0.3  # of how much of the tilt is seen again in a frame, what is new; the rest is what earlier frames showed
+
+
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """tilt (F, 2): of the fused normal against the face's, along its first edge and across. outline: for each camera,
+    metres that its outline wants of the points of edges (E,). height (P,): metres above a vertex that pictures want it
+    to be. Where nothing was found, outline and height are their neighbours', or zero. share: how much of the tilt is
+    still there, 0 to 1."""
+
+    tilt: np.ndarray
+    outline: dict[str, np.ndarray]
+    height: np.ndarray
+    share: float = 1.0
+
+    @classmethod
+    def of_normals(cls, seen: Look, topology: Topology) -> Bias:
+        """Measure the tilt alone."""
+        return cls(_tilt(seen.fused, seen.shape, topology), {}, np.zeros(len(seen.shape.vertices)))
+
+    @classmethod
+    def of(cls, seen: Look, topology: Topology, rows: ContourRows, height: np.ndarray) -> Bias:
+        """Measure all of it; height (P,) metres, NaN where pictures found nothing."""
+        ends, count = topology.edges, len(seen.shape.vertices)
+        outline = {}
+        for view, camera in enumerate(seen.observation.cameras):
+            own = rows.view == view
+            # A contour that shifts by an edge finds what the one beside it wanted.
+            edge = _mean(rows.edge[own], rows.want[own], rows.weight[own], len(ends))
+            here = np.flatnonzero(np.isfinite(edge))
+            vertex = _mean(ends[here].ravel(), np.repeat(edge[here], 2), None, count)
+            outline[camera.name] = _filled(edge, np.arange(len(ends)).repeat(2), vertex[ends.ravel()])
+        height = _filled(height, ends.ravel(), height[ends[:, ::-1].ravel()])
+        return replace(cls.of_normals(seen, topology), outline=outline, height=height)
+
+    def seen_again(self, fused: Fused, shape: Shape, topology: Topology) -> Bias:
+        """With a share that learnt from one more frame: a network's errors stay with the surface, noise does not."""
+        now = (fused.weight * (_tilt(fused, shape, topology) * self.tilt).sum(1)).sum()
+        then = (fused.weight * (self.tilt**2).sum(1)).sum()
+        left = float(np.clip(now / then, 0, 1)) if then > 0 else 1.0
+        return replace(self, share=self.share + _LEARN * (left - self.share))
+
+    def off_normals(self, fused: Fused, shape: Shape, topology: Topology) -> Fused:
+        """The fused normals without it."""
+        first, second = _axes(shape, topology)
+        tilt = self.share * self.tilt
+        normal = fused.normal - tilt[:, :1] * first - tilt[:, 1:] * second
+        return replace(fused, normal=normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9))
+
+    def off_outlines(self, rows: ContourRows, cameras: Sequence[Camera]) -> ContourRows:
+        """The contour rows of these cameras without it."""
+        want = rows.want.copy()
+        for view, camera in enumerate(cameras):
+            if camera.name in self.outline:
+                own = rows.view == view
+                want[own] -= self.outline[camera.name][rows.edge[own]]
+        return replace(rows, want=want)
+
+
+def _mean(place: np.ndarray, value: np.ndarray, weight: np.ndarray | None, count: int) -> np.ndarray:
+    """Weighted means of values (n,) by their places (n,); NaN where there are none.  # count"""
+    weight = np.ones(len(value)) if weight is None else weight
+    total = np.bincount(place, weight, count)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(place, weight * value, count) / total
+
+
+def _filled(values: np.ndarray, place: np.ndarray, offered: np.ndarray) -> np.ndarray:
+    """NaNs replaced by the mean of what is offered (n,) for their place (n,), or by zero."""
+    good = np.isfinite(offered)
+    offers = _mean(place[good], offered[good], None, len(values))
+    return np.nan_to_num(np.where(np.isfinite(values), values, offers), nan=0.0)
+
+
+def _tilt(fused: Fused, shape: Shape, topology: Topology) -> np.ndarray:
+    """Of the fused normals against the faces', where there are any.  # F,2"""
+    first, second = _axes(shape, topology)
+    tilt = np.stack([(fused.normal * first).sum(1), (fused.normal * second).sum(1)], 1)
+    return np.where(fused.weight[:, None] > 0, tilt, 0.0)
+
+
+def _axes(shape: Shape, topology: Topology) -> tuple[np.ndarray, np.ndarray]:
+    """Two unit vectors within each face, at right angles.  # F,3 each"""
+    a, b = shape.vertices[topology.faces[:, 0]], shape.vertices[topology.faces[:, 1]]
+    first = (b - a) / np.maximum(np.linalg.norm(b - a, axis=1, keepdims=True), 1e-12)
+    return first, np.cross(shape.face_normals, first)

@@ -1,0 +1,127 @@
+"""What the cameras know of one frame, stacked for the kernels, and a surface as they would see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from fusion_server.surface.base import Rig, SurfaceError, View
+from fusion_server.surface.fuse import Fused, fuse_normals
+from fusion_server.surface.photometric import Pictures, pictures
+from fusion_server.surface.silhouette import Silhouettes, silhouettes
+from fusion_server.surface.solve import Shape, Topology
+from geometry.rasterize.base import Raster, Rasterizer
+from protocol.calibration import Camera
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """All views of one frame, stacked for the kernels."""
+
+    cameras: tuple[Camera, ...]
+    rig: Rig
+    intrinsics: np.ndarray  # V,4 fx fy cx cy
+    normal: np.ndarray  # V,H,W,3 float32
+    trust: np.ndarray  # V,H,W float32, mean 1 over the masks
+    outlines: Silhouettes
+    pictures: Pictures | None
+    middle: np.ndarray  # 3, roughly where the subject is
+    scale: float = 1.0  # of the maps' sides, to those of the views
+
+    def coarser(self) -> Observation:
+        """Every second pixel of the maps, for decisions and rigid motion; without pictures."""
+        o = self.outlines
+        outlines = Silhouettes(
+            np.ascontiguousarray(o.inside[:, ::2, ::2]), o.distance[:, ::2, ::2] / 2, o.known // 2, o.blind
+        )
+        cameras = tuple(_halved(camera) for camera in self.cameras)
+        return Observation(
+            cameras,
+            Rig.of(cameras),
+            self.intrinsics / 2,
+            np.ascontiguousarray(self.normal[:, ::2, ::2]),
+            np.ascontiguousarray(self.trust[:, ::2, ::2]),
+            outlines,
+            None,
+            self.middle,
+            self.scale / 2,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A surface as the cameras of an observation would see it."""
+
+    shape: Shape
+    raster: Raster
+    observation: Observation
+
+    @cached_property
+    def fused(self) -> Fused:
+        """The observed normals on the faces that are seen."""
+        o = self.observation
+        return fuse_normals(self.shape, self.raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
+
+
+def observe(views: Sequence[View], photometric: bool) -> Observation:
+    """Stack the views and clean their masks.
+
+    Raises SurfaceError when there are no views, their maps differ in size, or every mask is empty.
+    """
+    if not views:
+        raise SurfaceError("no views: a surface needs at least two")
+    shapes = {view.mask.shape for view in views} | {view.normal.shape[:2] for view in views}
+    if len(shapes) != 1:
+        raise SurfaceError(f"the views' maps differ in size ({', '.join(f'{h}x{w}' for h, w in sorted(shapes))})")
+    outlines = silhouettes(views)
+    if outlines.blind.all():
+        raise SurfaceError("no subject in any view: every mask is empty")
+    cameras = tuple(view.camera for view in views)
+    rig = Rig.of(cameras)
+    middle = _middle(cameras, outlines)
+    K = np.stack([camera.K for camera in cameras])
+    trust = np.stack([view.confidence for view in views]).astype(np.float32)
+    mean = float(trust[outlines.inside].mean()) if outlines.inside.any() else 0.0
+    trust = np.clip(trust / mean, 0, 4) if mean > 0 else np.ones_like(trust)
+    return Observation(
+        cameras,
+        rig,
+        np.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], 1),
+        np.stack([view.normal for view in views]).astype(np.float32, copy=False),
+        trust,
+        outlines,
+        pictures(views, middle) if photometric else None,
+        middle,
+    )
+
+
+def look(vertices: np.ndarray, topology: Topology, observation: Observation, rasterizer: Rasterizer) -> Look:
+    """Rasterise a surface (P, 3) into the views of an observation."""
+    shape = Shape.of(vertices, topology)
+    return Look(shape, rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras), observation)
+
+
+def _halved(camera: Camera) -> Camera:
+    K = camera.K.copy()
+    K[:2] /= 2  # pixel centres are at integers, so every second one is the first one's coordinate halved
+    return replace(camera, K=K, width=-(-camera.width // 2), height=-(-camera.height // 2))
+
+
+def _middle(cameras: Sequence[Camera], outlines: Silhouettes) -> np.ndarray:
+    """Roughly where the subject is: the point nearest to the rays through the middles of the masks.  # 3"""
+    system, right = np.zeros((3, 3)), np.zeros(3)
+    for camera, inside, blind in zip(cameras, outlines.inside, outlines.blind, strict=True):
+        if blind:
+            continue
+        moments = cv2.moments(inside.view(np.uint8), binaryImage=True)
+        centroid = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+        ray = camera.R.T @ np.linalg.solve(camera.K, [*centroid, 1.0])
+        ray /= np.linalg.norm(ray)
+        away = np.eye(3) - np.outer(ray, ray)
+        system += away
+        right += away @ camera.center
+    return np.linalg.lstsq(system, right, rcond=None)[0]
