@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 
 from fusion_server.surface.contour import ContourRows
@@ -63,10 +64,9 @@ class Bias:
 
     def off_normals(self, fused: Fused, shape: Shape, topology: Topology) -> Fused:
         """The fused normals without it."""
-        first, second = _axes(shape, topology)
-        tilt = self.share * self.tilt
-        normal = fused.normal - tilt[:, :1] * first - tilt[:, 1:] * second
-        return replace(fused, normal=normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9))
+        normal = np.empty_like(fused.normal)
+        _untilted(shape.vertices, topology.faces, shape.face_normals, fused.normal, self.tilt, self.share, normal)
+        return replace(fused, normal=normal)
 
     def off_outlines(self, rows: ContourRows, cameras: Sequence[Camera]) -> ContourRows:
         """The contour rows of these cameras without it."""
@@ -95,13 +95,35 @@ def _filled(values: np.ndarray, place: np.ndarray, offered: np.ndarray) -> np.nd
 
 def _tilt(fused: Fused, shape: Shape, topology: Topology) -> np.ndarray:
     """Of the fused normals against the faces', where there are any.  # F,2"""
-    first, second = _axes(shape, topology)
-    tilt = np.stack([(fused.normal * first).sum(1), (fused.normal * second).sum(1)], 1)
-    return np.where(fused.weight[:, None] > 0, tilt, 0.0)
+    tilt = np.zeros((len(topology.faces), 2))
+    _tilts(shape.vertices, topology.faces, shape.face_normals, fused.normal, fused.weight, tilt)
+    return tilt
 
 
-def _axes(shape: Shape, topology: Topology) -> tuple[np.ndarray, np.ndarray]:
-    """Two unit vectors within each face, at right angles.  # F,3 each"""
-    a, b = shape.vertices[topology.faces[:, 0]], shape.vertices[topology.faces[:, 1]]
-    first = (b - a) / np.maximum(np.linalg.norm(b - a, axis=1, keepdims=True), 1e-12)
-    return first, np.cross(shape.face_normals, first)
+@numba.njit(cache=True, nogil=True, inline="always")
+def _axes(vertices, face, n):
+    """Two unit vectors within a face, at right angles: along its first edge, and the normal's product with that."""
+    a, b = face[0], face[1]
+    x, y, z = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+    scale = 1.0 / max(np.sqrt(x * x + y * y + z * z), 1e-12)
+    x, y, z = x * scale, y * scale, z * scale
+    return x, y, z, n[1] * z - n[2] * y, n[2] * x - n[0] * z, n[0] * y - n[1] * x
+
+
+@numba.njit(cache=True, nogil=True)
+def _tilts(vertices, faces, face_normals, normal, weight, tilt):
+    for f in range(faces.shape[0]):
+        if weight[f] > 0.0:
+            x, y, z, u, v, w = _axes(vertices, faces[f], face_normals[f])
+            tilt[f, 0] = normal[f, 0] * x + normal[f, 1] * y + normal[f, 2] * z
+            tilt[f, 1] = normal[f, 0] * u + normal[f, 1] * v + normal[f, 2] * w
+
+
+@numba.njit(cache=True, nogil=True)
+def _untilted(vertices, faces, face_normals, normal, tilt, share, out):
+    for f in range(faces.shape[0]):
+        x, y, z, u, v, w = _axes(vertices, faces[f], face_normals[f])
+        s, t = share * tilt[f, 0], share * tilt[f, 1]
+        a, b, c = normal[f, 0] - s * x - t * u, normal[f, 1] - s * y - t * v, normal[f, 2] - s * z - t * w
+        scale = 1.0 / max(np.sqrt(a * a + b * b + c * c), 1e-9)
+        out[f, 0], out[f, 1], out[f, 2] = a * scale, b * scale, c * scale
