@@ -26,8 +26,8 @@ _LEARN = 0.3  # of how much of the tilt is seen again in a frame, what is new; t
 @dataclass(frozen=True, eq=False)
 class Bias:
     """tilt (F, 2): of the fused normal against the face's, along its first edge and across. outline: for each camera,
-    metres that its outline wants of the points of edges (E,). height (P,): metres above a vertex that pictures want it
-    to be. Where nothing was found, outline and height are their neighbours', or zero. share: how much of the tilt is
+    metres that its outline wants of the points of edges and of vertices (E + P,). height (P,): metres above a vertex
+    that pictures want it to be. Where nothing was found, outline and height are their neighbours', or zero. share: how much of the tilt is
     still there, 0 to 1."""
 
     tilt: np.ndarray
@@ -45,13 +45,16 @@ class Bias:
         """Measure all of it; height (P,) metres, NaN where pictures found nothing."""
         ends, count = topology.edges, len(seen.shape.vertices)
         outline = {}
+        place = _places(rows, topology)
         for view, camera in enumerate(seen.observation.cameras):
             own = rows.view == view
+            found = _mean(place[own], rows.want[own], rows.weight[own], len(ends) + count)
             # A contour that shifts by an edge finds what the one beside it wanted.
-            edge = _mean(rows.edge[own], rows.want[own], rows.weight[own], len(ends))
-            here = np.flatnonzero(np.isfinite(edge))
-            vertex = _mean(ends[here].ravel(), np.repeat(edge[here], 2), None, count)
-            outline[camera.name] = _filled(edge, np.arange(len(ends)).repeat(2), vertex[ends.ravel()])
+            here = np.flatnonzero(np.isfinite(found[: len(ends)]))
+            beside = _mean(ends[here].ravel(), np.repeat(found[here], 2), None, count)
+            offers = np.concatenate([beside[ends.ravel()], beside])
+            where = np.concatenate([np.arange(len(ends)).repeat(2), len(ends) + np.arange(count)])
+            outline[camera.name] = _filled(found, where, offers)
         height = _filled(height, ends.ravel(), height[ends[:, ::-1].ravel()])
         return replace(cls.of_normals(seen, topology), outline=outline, height=height)
 
@@ -68,14 +71,21 @@ class Bias:
         _untilted(shape.vertices, topology.faces, shape.face_normals, fused.normal, self.tilt, self.share, normal)
         return replace(fused, normal=normal)
 
-    def off_outlines(self, rows: ContourRows, cameras: Sequence[Camera]) -> ContourRows:
+    def off_outlines(self, rows: ContourRows, cameras: Sequence[Camera], topology: Topology) -> ContourRows:
         """The contour rows of these cameras without it."""
-        want = rows.want.copy()
+        want, place = rows.want.copy(), _places(rows, topology)
         for view, camera in enumerate(cameras):
             if camera.name in self.outline:
                 own = rows.view == view
-                want[own] -= self.outline[camera.name][rows.edge[own]]
+                want[own] -= self.outline[camera.name][place[own]]
         return replace(rows, want=want)
+
+
+def _places(rows: ContourRows, topology: Topology) -> np.ndarray:
+    """The number of each row's edge, or E and the number of its vertex where it is about an end of the edge.  # n"""
+    end = (rows.share == 0) | (rows.share == 1)
+    vertex = topology.edges[rows.edge, (rows.share > 0.5).astype(int)]
+    return np.where(end, len(topology.edges) + vertex, rows.edge)
 
 
 def _mean(place: np.ndarray, value: np.ndarray, weight: np.ndarray | None, count: int) -> np.ndarray:

@@ -30,6 +30,7 @@ BORDER = 4e-3  # metres from where the pictures end: nearer, a vertex counts as 
 _GATE, _SCALE = 10.0, 4e-3  # pixels, metres: see Step; of outlines that say whether a vertex is seen
 _BEHIND = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
+_SHORTEST = 1e-6  # metres; less is rounding, which a surface at rest would blow up frame by frame
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def refine(
     within = reach(shape.vertices, observation.rig, observation.outlines) > BORDER if rest is None else ~rest.unseen
     system = System(topology)
     rows = contours(seen, topology, step.gate, step.scale, settings)
-    rows = rows if bias is None else bias.off_outlines(rows, observation.cameras)
+    rows = rows if bias is None else bias.off_outlines(rows, observation.cameras, topology)
     rows = replace(rows, weight=rows.weight * within[topology.edges[rows.edge]].all(1))
     add_contours(system, shape, topology, rows)
     clock.lap("contour")
@@ -106,6 +107,7 @@ def refine(
     if rest is not None:
         system.add_bending(shape, rest.height, membrane)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
+    move[np.abs(move) < _SHORTEST] = 0.0
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
     vertices = unfolded(vertices, topology, None if rest is None else rest.creased)

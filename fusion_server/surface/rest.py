@@ -88,7 +88,7 @@ def _rest(x, v, start, neighbour, height, layout):
             m2 += x[j, 2] / count
         # The plane's own axes: any two at right angles to the normal will do.
         a0, a1, a2 = (0.0, -n2, n1) if abs(n0) < 0.7 else (n2, 0.0, -n0)
-        size = np.sqrt(a0 * a0 + a1 * a1 + a2 * a2)
+        size = max(np.sqrt(a0 * a0 + a1 * a1 + a2 * a2), 1e-12)  # no normal where all faces around have no area
         a0, a1, a2 = a0 / size, a1 / size, a2 / size
         b0, b1, b2 = n1 * a2 - n2 * a1, n2 * a0 - n0 * a2, n0 * a1 - n1 * a0
         aa, ab, bb = 0.0, 0.0, 0.0

@@ -408,3 +408,13 @@ def test_errors_that_stay_are_told_from_noise(scene):
     np.testing.assert_allclose(
         untilted[first.fused.weight > 0], first.shape.face_normals[first.fused.weight > 0], atol=1e-6
     )
+
+
+def test_a_vertex_whose_faces_have_no_area_has_a_pose_too():
+    mesh = icosphere(2)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    vertices = mesh.vertices.copy()
+    around = np.append(topology.neighbour[topology.start[5] : topology.start[6]], 5)
+    vertices[around] = vertices[5]
+    rest = Rest.of(Shape.of(vertices, topology), topology, np.zeros(len(vertices), bool))
+    assert np.isfinite(rest.height).all() and np.isfinite(rest.layout).all()
