@@ -27,8 +27,8 @@ _LEARN = 0.3  # of how much of the tilt is seen again in a frame, what is new; t
 class Bias:
     """tilt (F, 2): of the fused normal against the face's, along its first edge and across. outline: for each camera,
     metres that its outline wants of the points of edges and of vertices (E + P,). height (P,): metres above a vertex
-    that pictures want it to be. Where nothing was found, outline and height are their neighbours', or zero. share: how much of the tilt is
-    still there, 0 to 1."""
+    that pictures want it to be. Where nothing was found, outline and height are their neighbours', or zero. share: how
+    much of the tilt is still there, 0 to 1."""
 
     tilt: np.ndarray
     outline: dict[str, np.ndarray]
