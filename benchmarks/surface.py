@@ -1,6 +1,7 @@
 """A whole take against its truth: millimetres of error, drift, jitter and milliseconds a stage.
 
-    python -m benchmarks surface CAPTURE [--frames N] [--vertices N] [--size N] [--every N] [--case NAME] [--fault NAME]
+    python -m benchmarks surface CAPTURE [--frames N] [--stride N] [--vertices N] [--size N] [--every N] [--case NAME]
+                                         [--fault NAME]
 
 Normals and masks are the capture's own truth, once as they are and once with errors like those of a small network
 (7 degrees smooth and 3 degrees of noise, outlines off by a pixel), so that what is measured is the surface alone, where
@@ -8,6 +9,7 @@ two cameras see it. Normals that a capture lacks are rendered from its mesh. Fra
 capture of one frame is played again and again; its warm frames then show whether a still surface stays where it is.
 Jitter is that of the first frame played again and again, errors drawn anew each time: root mean square along normals.
 
+With --stride N only every so manieth frame is played: everything moves N times as fast.
 Faults begin after a third of the frames and last a third: "lost" takes two cameras away, "frozen" repeats one camera's
 last picture, "turned" has one camera turned by a degree from what its calibration says.
 """
@@ -27,6 +29,7 @@ from rich.table import Table
 
 from benchmarks._machine import machine
 from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
+from geometry.align import rigid_motion
 from geometry.cameras import crop_image, cropped, undistort, without_distortion
 from geometry.measure import DistanceSummary, SurfaceIndex, sample_surface
 from geometry.mesh import Mesh, read_ply, vertex_normals
@@ -142,12 +145,19 @@ class Played:
 
 
 def play(
-    capture: CaptureFolder, case: Case, frames: int, settings: SurfaceSettings, size: int, every: int, fault: str = ""
+    capture: CaptureFolder,
+    case: Case,
+    frames: int,
+    settings: SurfaceSettings,
+    size: int,
+    every: int,
+    fault: str = "",
+    stride: int = 1,
 ) -> Iterator[Played]:
     """Track frame after frame; of the first and last 30 each third is measured, of the others each ``every``."""
     tracker = SurfaceTracker(replace(settings, photometric=case.photometric), CpuRasterizer())
     draw = np.random.default_rng(1)
-    usable = [frame for frame in capture.frames if has_truth(capture, frame)]
+    usable = [frame for frame in capture.frames if has_truth(capture, frame)][::stride]
     if not usable:
         raise HeadstreamError(f"{capture.root}: no frame has its mesh and masks beside it to compare with")
     last: list[View] = []
@@ -177,6 +187,21 @@ def faulty(views: list[View], last: list[View], fault: str) -> list[View]:
         replace(camera, R=turn @ camera.R, t=turn @ camera.t) for camera in (views[1].camera, views[1].image_camera)
     ]
     return [views[0], replace(views[1], camera=wrong[0], image_camera=wrong[1]), *views[2:]]
+
+
+def fastest(capture: CaptureFolder, frames: int, stride: int) -> tuple[float, float]:
+    """The largest turn (degrees) and the largest way of a point (metres) from one played frame to the next."""
+    names = [frame for frame in capture.frames if has_truth(capture, frame)][::stride][:frames]
+    turn = way = 0.0
+    before = None
+    for name in names:
+        vertices = read_ply(capture.mesh(name)).vertices
+        if before is not None:
+            R = rigid_motion(before, vertices).turn
+            turn = max(turn, float(np.degrees(np.arccos(np.clip((np.trace(R) - 1) / 2, -1, 1)))))
+            way = max(way, float(np.linalg.norm(vertices - before, axis=1).max()))
+        before = vertices
+    return turn, way
 
 
 def jitter(capture: CaptureFolder, case: Case, settings: SurfaceSettings, size: int) -> float:
@@ -211,6 +236,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("capture", type=Path)
     parser.add_argument("--frames", type=int, default=300, help="of each case, the keyframe among them")
+    parser.add_argument("--stride", type=int, default=1, help="play every so manieth frame")
     parser.add_argument("--vertices", type=int, default=SurfaceSettings.vertices)
     parser.add_argument("--size", type=int, default=256, help="of the maps, pixels")
     parser.add_argument("--every", type=int, default=10, help="measure each so manieth frame between first and last 30")
@@ -230,10 +256,13 @@ def main() -> int:
         capture = CaptureFolder.open(options.capture)
         for _ in play(capture, CASES[1], 2, settings, options.size, 2):
             pass  # compiles every kernel
+        turn, way = fastest(capture, options.frames, options.stride)
+        console.print(
+            f"from frame to frame the subject turns up to {turn:.1f} degrees and a point goes {1e3 * way:.0f} mm"
+        )
         for case in [case for case in CASES if options.case in (None, case.name)]:
-            played = list(
-                play(capture, case, options.frames, settings, options.size, options.every, options.fault or "")
-            )
+            fault, stride = options.fault or "", options.stride
+            played = list(play(capture, case, options.frames, settings, options.size, options.every, fault, stride))
             shake = jitter(capture, case, settings, options.size)
             for name, chosen in _spans(played, bool(options.fault)).items():
                 if any(each.there for each in chosen):
