@@ -43,7 +43,8 @@ class Quality:
     silhouette_iou: overlap of rendered and observed masks, all views together. normal_residual_deg: median angle
     between surface and observed normals. inverted: faces turned against the fused normals or folded over. confidence:
     0 to 1, from these. flags: what a person should know, short words: "lost" (not to be trusted), "uncertain",
-    "inverted", "blind:<camera>" (a view that saw nothing), "recovered", "new topology".
+    "inverted", "blind:<camera>" (a view that saw nothing), "disagrees:<camera>" (its mask fits worse than the others'),
+    "stuck:<camera>" (its picture no longer changes, and is left out), "recovered", "new topology".
     """
 
     silhouette_iou: float

@@ -17,6 +17,7 @@ from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import Steady, steadied
+from fusion_server.surface.stuck import Pictures
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
@@ -25,6 +26,7 @@ _WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
 _MOVED = Step(gate=20.0, scale=10e-3, relax=0.1, reach=3e-3, halvings=1)
 _WIDE = Step(gate=20.0, scale=10e-3, relax=0.2, reach=2e-3)
 _REMEMBER = 0.2  # of what a frame's surface still wants as a whole is new; the rest is what earlier ones did
+_FEWEST = 3  # views that are left when cameras that are stuck are left out; below, they are better than nothing
 _FAST = 3e-3  # metres from one frame to the next
 _OTHER = 10e-3  # metres: three quarters of a head do not deform this far; what does is another subject
 _FITTED = 3e-3  # metres: an old topology whose 95th percentile is nearer than this to a new keyframe has been recovered
@@ -52,6 +54,7 @@ class SurfaceTracker:
         self._rasterizer = rasterizer
         self._track: _Track | None = None
         self._shown: Steady | None = None  # what was handed out last
+        self._pictures = Pictures()
 
     def reset(self) -> None:
         """Forget the surface; the next frame is a keyframe with a topology of its own."""
@@ -67,10 +70,14 @@ class SurfaceTracker:
         kept for the next frame. Raises SurfaceError when there is nothing to make a first surface of.
         """
         clock = Clock()
+        self._pictures = self._pictures.after(views)
+        stuck = self._pictures.stuck()
+        if len(views) - len(stuck) >= _FEWEST:
+            views = [view for view in views if view.camera.name not in stuck]
         observation = observe(views, self._settings.photometric)
         names = tuple(view.camera.name for view in views)
         coarse = observation.coarser()
-        frame = _Frame(observation, coarse, (coarse.coarser(), coarse), names, clock)
+        frame = _Frame(observation, coarse, (coarse.coarser(), coarse), names, stuck, clock)
         clock.lap("observe")
         if self._track is None:
             return self._keyframe(frame)
@@ -182,6 +189,7 @@ class _Frame:
     coarse: Observation  # half the pixels each way, to judge by
     pyramid: tuple[Observation, ...]  # coarse to fine, to find the rigid motion on
     names: tuple[str, ...]
+    stuck: tuple[str, ...]  # cameras that show no new pictures; they are left out
     clock: Clock
 
 
@@ -195,6 +203,7 @@ def _surface(
     track: _Track, vertices: np.ndarray, kind: str, quality: Quality, frame: _Frame, iterations: int
 ) -> SurfaceFrame:
     normals = Shape.of(vertices, track.topology).normals
+    quality = replace(quality, flags=(*quality.flags, *(f"stuck:{name}" for name in frame.stuck)))
     return SurfaceFrame(
         vertices, track.topology.faces, track.uv, normals, kind, quality, frame.clock.seconds, iterations
     )

@@ -10,6 +10,7 @@ import pytest
 from surface_scene import blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
+from fusion_server.surface.stuck import Pictures
 from geometry.measure import SurfaceIndex, surface_distance
 from geometry.mesh import Mesh, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
@@ -260,3 +261,29 @@ def test_a_scanned_bust_from_its_true_normals(shared_data, root, monkeypatch):
         assert there.p95 < 1.6e-3
         assert back.median < 0.2e-3
         assert back.p95 < 1.7e-3
+
+
+def test_a_camera_that_is_stuck_is_left_out_and_told(take):
+    meshes, frames, _ = take
+    tracker = SurfaceTracker(SETTINGS, CpuRasterizer())
+    frozen = observed(meshes[0])[3]
+    flags, errors = [], []
+    for n, mesh in enumerate(meshes):
+        views = observed(mesh)
+        views[3] = frozen if n < 5 else views[3]
+        frame = tracker.update(views)
+        flags.append([flag for flag in frame.quality.flags if flag.startswith("stuck")])
+        errors.append(error(frame, mesh))
+    assert flags == [[], [], ["stuck:cam3"], ["stuck:cam3"], ["stuck:cam3"], []]
+    assert errors[4][0] < 1.5 * error(frames[4], meshes[4])[0]
+
+
+def test_when_nothing_moves_no_camera_is_stuck():
+    views = observed(subject(0))
+    pictures = Pictures()
+    for _ in range(4):
+        pictures = pictures.after(views)
+        assert pictures.stuck() == ()
+    changed = [replace(view, image=view.image + np.uint8(1)) if n != 3 else view for n, view in enumerate(views)]
+    assert pictures.after(changed).stuck() == ("cam3",)
+    assert pictures.after(changed[4:]).stuck() == ()
