@@ -22,6 +22,7 @@ from geometry.mesh import Mesh, edges
 from geometry.remesh import is_closed_manifold
 from protocol.calibration import Camera
 
+_ENOUGH = 0.75  # of the views; where as many see a point, what others guess of it beyond their pictures is not asked
 _BLUNT = 10e-3  # metres over which the edge is rounded where the pictures cut the subject
 _COARSE = 48  # cells across, to find where the subject is
 _VOTERS = 6  # with this many views or more, one may be overruled
@@ -174,6 +175,7 @@ def _vote(matrix, focal, distance, known, low, step, least, second, by):
             for iz in range(nz):
                 z = low[2] + iz * step
                 first, next_, view = np.inf, np.inf, -1
+                guessed, inside = np.inf, 0
                 known_to = 0.0
                 for v in range(matrix.shape[0]):
                     m = matrix[v]
@@ -188,16 +190,19 @@ def _vote(matrix, focal, distance, known, low, step, least, second, by):
                     value = _sample(distance[v], qx, qy)
                     known_to += inward(px, py, known[v], value, w / focal[v])
                     beyond = max(abs(px - qx), abs(py - qy))
-                    if value <= 0.0:
-                        value -= beyond
-                    elif beyond > 0.0:
-                        continue  # this view does not know
+                    if beyond > 0.0:  # background is guessed to go on beyond the picture; of a subject nothing is known
+                        if value <= 0.0:
+                            guessed = min(guessed, (value - beyond) * w / focal[v])
+                        continue
+                    inside += 1
                     value *= w / focal[v]
                     if value < first:
                         next_ = first
                         first, view = value, v
                     elif value < next_:
                         next_ = value
+                if inside < _ENOUGH * matrix.shape[0] and guessed < first:  # too few see it to do without guesses
+                    first, next_, view = guessed, min(first, guessed), -1
                 known_to /= matrix.shape[0]
                 blunt = max(_BLUNT - abs(known_to - first), 0.0) ** 2 / (4 * _BLUNT)
                 if known_to < first:
