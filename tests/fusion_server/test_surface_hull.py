@@ -15,6 +15,7 @@ from fusion_server.surface.hull import visual_hull
 from fusion_server.surface.silhouette import clean_mask, reach, signed_distance, silhouettes
 from geometry.cameras import crop_image, cropped
 from geometry.measure import SurfaceIndex, surface_distance
+from geometry.mesh import Mesh
 from geometry.remesh import is_closed_manifold
 
 CAMERAS = ring(8, 128)
@@ -165,3 +166,21 @@ def test_one_view_makes_no_hull(scene):
     blind = [replace(view, mask=np.zeros((128, 128), np.float32)) for view in views[1:]]
     with pytest.raises(SurfaceError, match="visible in 1 of 8"):
         visual_hull(CAMERAS, silhouettes([views[0], *blind]), 48)
+
+
+def test_where_one_picture_ends_the_others_say_how_wide_the_shoulders_are():
+    """Beside a neck, at the picture's lower edge, is background; below it, out of the picture, are shoulders."""
+    body = blob(4)
+    wide = 1 + 1.2 * np.clip(-body.vertices[:, 1:2] / 0.1, 0, 1)
+    body = Mesh(body.vertices * np.hstack([wide, np.ones_like(wide), wide]), body.faces)
+    cameras = ring(8, 128, distance=1.2, field=0.5)
+    views = views_of(body, skin(4), cameras)
+    rows = np.arange(128)[:, None] < 66  # one camera sees little more than the head
+    cut = replace(views[2], mask=views[2].mask * rows, valid=np.broadcast_to(rows, (128, 128)))
+    kept = [*views[:2], cut, *views[3:]]
+    less = [*views[:2], *views[3:]]
+    with_it = visual_hull(cameras, silhouettes(kept), 96)
+    without = visual_hull([view.camera for view in less], silhouettes(less), 96)
+    there = SurfaceIndex(with_it).distances(without.vertices)
+    assert np.percentile(there, 99) < 6e-3
+    assert np.percentile(SurfaceIndex(with_it).distances(body.vertices), 99) < 12e-3
