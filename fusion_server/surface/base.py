@@ -44,7 +44,7 @@ class Quality:
     between surface and observed normals. inverted: faces turned against the fused normals or folded over. confidence:
     0 to 1, from these. flags: what a person should know, short words: "lost" (not to be trusted), "uncertain",
     "inverted", "blind:<camera>" (a view that saw nothing), "disagrees:<camera>" (its mask fits worse than the others'),
-    "stuck:<camera>" (its picture no longer changes, and is left out), "recovered", "new topology".
+    "stuck:<camera>" (its picture no longer changes; left out if enough others are there), "recovered", "new topology".
     """
 
     silhouette_iou: float

@@ -1,4 +1,4 @@
-"""One iteration: rasterise, fuse, gather rows, solve, move. The same for keyframes and warm frames."""
+"""One iteration on a surface as it was seen: gather rows, solve, move. The same for keyframes and warm frames."""
 
 from __future__ import annotations
 

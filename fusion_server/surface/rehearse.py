@@ -44,7 +44,6 @@ def _ring() -> list[Camera]:
 def _seen(camera: Camera, middle: np.ndarray) -> View:
     """The ball as a camera would see it, painted with stripes."""
     rays = pixel_rays(camera)
-    rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
     center = camera.R @ middle + camera.t
     along = rays @ center
     inside = along**2 - center @ center + _RADIUS**2

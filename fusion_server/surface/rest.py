@@ -21,8 +21,8 @@ class Rest:
 
     vertices (P, 3). height (2E,): metres, of each neighbour over a vertex's tangent plane. layout (2E,): weights of a
     vertex's neighbours, of sum 1, whose mean lies straight above or below it. unseen (P,) bool: vertices that nobody
-    saw when the pose was taken. creased (F,) bool: faces that were folded over then, or
-    nearly.
+    saw when the pose was taken. creased (F,) bool: faces that were folded over then,
+    or nearly.
     """
 
     vertices: np.ndarray

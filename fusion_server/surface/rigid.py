@@ -29,6 +29,7 @@ _SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; on 
 _FAR = 2e-3  # metres: a larger first step is not to be trusted on fine maps
 _NEAR = 1e-3  # metres: a smaller step ends the search on coarse maps
 _STILL = 0.2e-3  # metres: a smaller step ends the search
+_ROUNDING = 1e-6  # metres: a smaller step is none; a larger one is taken, or the mesh would slide over a slow turn
 _FARTHEST = 0.3  # metres: a larger step is no head and ends it too
 
 
@@ -95,8 +96,8 @@ def follow_rigid(
 
     finest = len(pyramid) - 1
     there, largest = moved(vertices, finest)
-    if largest < _STILL:
-        return vertices  # noise; what there is of motion the surface follows without
+    if largest < _ROUNDING:
+        return vertices
     if largest > _FAR:
         for level in range(finest):
             for _ in range(rounds):

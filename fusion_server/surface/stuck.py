@@ -14,17 +14,20 @@ _REPEATS = 2  # a picture may come twice where a frame was lost; sensors have no
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class Repeats:
     """The checksum of each camera's last picture, and how many times it has come again."""
 
     last: dict[str, int] = field(default_factory=dict)
     again: dict[str, int] = field(default_factory=dict)
 
-    def after(self, views: Sequence[View]) -> Pictures:
+    def after(self, views: Sequence[View]) -> Repeats:
         """With one more frame seen."""
         sums = {view.camera.name: crc32(np.ascontiguousarray(view.image)) for view in views}
-        again = {name: self.again.get(name, 0) + 1 if self.last.get(name) == sum_ else 0 for name, sum_ in sums.items()}
-        return Pictures(sums, again)
+        again = {
+            name: self.again.get(name, 0) + 1 if self.last.get(name) == checksum else 0
+            for name, checksum in sums.items()
+        }
+        return Repeats(sums, again)
 
     def stuck(self) -> tuple[str, ...]:
         """Cameras whose picture no longer changes, although those of half of the cameras do."""

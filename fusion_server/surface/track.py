@@ -17,7 +17,7 @@ from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import Steady, steadied
-from fusion_server.surface.stuck import Pictures
+from fusion_server.surface.stuck import Repeats
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
@@ -54,12 +54,13 @@ class SurfaceTracker:
         self._rasterizer = rasterizer
         self._track: _Track | None = None
         self._shown: Steady | None = None  # what was handed out last
-        self._pictures = Pictures()
+        self._repeats = Repeats()
 
     def reset(self) -> None:
         """Forget the surface; the next frame is a keyframe with a topology of its own."""
         self._track = None
         self._shown = None
+        self._repeats = Repeats()
 
     def update(self, views: Sequence[View]) -> SurfaceFrame:
         """The surface of one frame.
@@ -70,8 +71,8 @@ class SurfaceTracker:
         kept for the next frame. Raises SurfaceError when there is nothing to make a first surface of.
         """
         clock = Clock()
-        self._pictures = self._pictures.after(views)
-        stuck = self._pictures.stuck()
+        self._repeats = self._repeats.after(views)
+        stuck = self._repeats.stuck()
         if len(views) - len(stuck) >= _FEWEST:
             views = [view for view in views if view.camera.name not in stuck]
         observation = observe(views, self._settings.photometric)
@@ -189,7 +190,7 @@ class _Frame:
     coarse: Observation  # half the pixels each way, to judge by
     pyramid: tuple[Observation, ...]  # coarse to fine, to find the rigid motion on
     names: tuple[str, ...]
-    stuck: tuple[str, ...]  # cameras that show no new pictures; they are left out
+    stuck: tuple[str, ...]  # cameras that show no new pictures
     clock: Clock
 
 

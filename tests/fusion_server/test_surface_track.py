@@ -10,7 +10,8 @@ import pytest
 from surface_scene import blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
-from fusion_server.surface.stuck import Pictures
+from fusion_server.surface.stuck import Repeats
+from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex, surface_distance
 from geometry.mesh import Mesh, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
@@ -125,6 +126,16 @@ def test_a_still_subject_stays_still():
     frames = [tracker.update(views) for _ in range(60)]
     np.testing.assert_allclose(frames[59].vertices, first.vertices, rtol=0, atol=1e-6)
     assert error(frames[59], subject(0))[0] < 0.4e-3
+
+
+def test_a_slow_turn_is_followed_and_not_slid_over():
+    """0.05 degrees a frame are 4 hundredths of a millimetre: less than the search calls a step."""
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    first = tracker.update(observed(subject(0)))
+    for n in range(1, 31):
+        last = tracker.update(observed(turned(subject(0), 0.05 * n)))
+    turn = rigid_motion(first.vertices, last.vertices).turn
+    assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) == pytest.approx(1.5, rel=0.2)
 
 
 def test_a_subject_that_moves_is_followed_although_its_views_disagree():
@@ -280,10 +291,10 @@ def test_a_camera_that_is_stuck_is_left_out_and_told(take):
 
 def test_when_nothing_moves_no_camera_is_stuck():
     views = observed(subject(0))
-    pictures = Pictures()
+    repeats = Repeats()
     for _ in range(4):
-        pictures = pictures.after(views)
-        assert pictures.stuck() == ()
+        repeats = repeats.after(views)
+        assert repeats.stuck() == ()
     changed = [replace(view, image=view.image + np.uint8(1)) if n != 3 else view for n, view in enumerate(views)]
-    assert pictures.after(changed).stuck() == ("cam3",)
-    assert pictures.after(changed[4:]).stuck() == ()
+    assert repeats.after(changed).stuck() == ("cam3",)
+    assert repeats.after(changed[4:]).stuck() == ()
