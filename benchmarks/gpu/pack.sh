@@ -10,6 +10,7 @@ mkdir -p "$carry/wheels" "$carry/shapes"
 
 wheels=(trimesh platformdirs tensorboardX)
 if [ $# -gt 0 ]; then
+    rm -f "$carry"/*.safetensors*
     cp -f "$1"/*.safetensors* "$carry/"
     rm -f "$carry"/wheels/efficientnet*  # the encoder starts from the weights
 else

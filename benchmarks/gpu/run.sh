@@ -13,7 +13,7 @@ if [ -n "${TINY:-}" ]; then
 fi
 "$python" -m benchmarks normals --engine torch --precision bf16 --shapes "$shapes" --repeats "$repeats" \
     --json "$out/normals.json"
-if [ -f "$work/full.safetensors" ]; then
+if compgen -G "$work/full.safetensors*" >/dev/null; then
     "$python" -m benchmarks normals --engine torch --precision bf16 --shapes "$shapes" --repeats "$repeats" \
         --weights "$work/full.safetensors" --json "$out/normals-full.json"
 fi

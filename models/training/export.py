@@ -43,11 +43,11 @@ def round_weights(network: NormalNetwork) -> None:
             module.weight.copy_(module.weight.bfloat16().half().bfloat16())
 
 
-def export(checkpoint: str | Path, out: str | Path) -> None:
-    """Write the averaged weights of a checkpoint, rounded by ``round_weights``, in float16."""
+def export(checkpoint: str | Path, out: str | Path) -> Path:
+    """Write a checkpoint's averaged weights, rounded by ``round_weights``, in float16; returns the file to name."""
     network, notes = load_average(checkpoint)
     round_weights(network)
-    save_weights(network, out, notes)
+    return save_weights(network, out, notes)
 
 
 def main() -> None:
@@ -57,10 +57,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     try:
-        export(options.checkpoint, options.out)
+        print(export(options.checkpoint, options.out))
     except HeadstreamError as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

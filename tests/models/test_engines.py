@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from model_doubles import ball, ring, tiny_network
 
 from models.engines import ENGINES, make_engine, usual_size
 from models.engines.parity import parity
 from models.evaluation import normal_errors
-from models.weights import SHIPPED, load_network, save_weights, weights_path
+from models.weights import SHIPPED, load_network, save_weights, weights_digest, weights_path
 from protocol.errors import HeadstreamError
 
 VIEWS, SIZE = 4, 64
@@ -215,6 +216,34 @@ def test_a_file_that_is_no_weights_is_one_clear_line(tmp_path):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(b"nonsense" * 10)
     with pytest.raises(HeadstreamError, match="not weights of this network"):
+        load_network(path)
+
+
+def test_a_network_too_large_for_one_file_is_read_back_from_its_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.weights.LARGEST_FILE", 100_000)
+    network = tiny_network()
+    index = save_weights(network, tmp_path / "full.safetensors", {"step": 3})
+    shards = sorted(tmp_path.glob("full-*.safetensors"))
+    assert index == tmp_path / "full.safetensors.index.json" and len(shards) > 2
+    assert weights_path(tmp_path / "full.safetensors") == index == weights_path(index)
+    for name in (index, tmp_path / "full.safetensors"):
+        read = load_network(name).state_dict()
+        assert all(torch.equal(value.half().float(), read[key]) for key, value in network.state_dict().items())
+    before = weights_digest(index)
+    shards[1].write_bytes(shards[1].read_bytes()[:-1] + b"x")
+    assert weights_digest(index) != before
+    shards[1].unlink()
+    for read in (load_network, weights_digest):
+        with pytest.raises(HeadstreamError, match="full") as caught:
+            read(index)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": {"a": "../b.safetensors"}}', '{"weight_map": {}}'])
+def test_an_index_that_is_none_is_one_clear_line(tmp_path, text):
+    path = tmp_path / "full.safetensors.index.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(HeadstreamError, match="not an index of weights"):
         load_network(path)
 
 
