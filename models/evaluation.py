@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 
 import numpy as np
 
 from geometry.measure import normal_error_degrees
+from models.matches import surface_matches
 
 THRESHOLDS = (5.0, 10.0, 30.0)  # degrees
 
@@ -91,45 +91,14 @@ def view_disagreement(
 ) -> tuple[np.ndarray, ...]:
     """Angles between what two views say of the same surface point, degrees; one array (N,) for each map in ``normals``.
 
-    normals: maps (V, H, W, 3) in camera frames, all sampled at the same points. The first is the surface's own: a point
-    counts where it faces both views (a thin sheet seen from both sides is two surfaces), and its own disagreement is
-    what sampling alone causes. depth: (V, H, W) metres along z, 0 where nothing is; K, R (V, 3, 3), t (V, 3): pinholes.
-    Every ``step``-th pixel of a view is carried into each later view, where the four pixels around its place must have
-    depth and lie, interpolated, within one pixel's footprint of the point: nothing hides it.
+    normals: maps (V, H, W, 3) in camera frames, all sampled at the same points. The first is the surface's own: its
+    disagreement is what sampling alone causes. The rest, and which points count: ``matches.surface_matches``.
     """
-    depth = np.asarray(depth, np.float64)
+    matches = surface_matches(depth, np.asarray(normals[0], np.float32), K, R, t, step)
     world = [_to_world(np.asarray(maps, np.float32), R) for maps in normals]
-    eyes = -np.einsum("vji,vj->vi", R, t)
-    found: list[list[np.ndarray]] = [[] for _ in world]
-    height, width = depth.shape[1:]
-    rows, columns = (index * step for index in np.indices(((height - 1) // step + 1, (width - 1) // step + 1)))
-    for a, b in combinations(range(len(depth)), 2):
-        z = depth[a, rows, columns]
-        hit = z > 0
-        y, x, z = rows[hit], columns[hit], z[hit]
-        rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(K[a]).T
-        points = (rays * z[:, None] - t[a]) @ R[a]  # N,3 world
-        facing = (world[0][a][y, x] * (eyes[b] - points)).sum(-1) > 0
-        there = points @ R[b].T + t[b]
-        ahead = np.maximum(there[:, 2], 1e-9)
-        at = (there / ahead[:, None]) @ K[b].T
-        left, top = np.floor(at[:, 0]), np.floor(at[:, 1])
-        inside = facing & (there[:, 2] > 0) & (left >= 0) & (top >= 0) & (left < width - 1) & (top < height - 1)
-        x, y, ahead = x[inside], y[inside], ahead[inside]
-        left, top = left[inside].astype(int), top[inside].astype(int)
-        right, down = at[inside, 0] - left, at[inside, 1] - top
-        corners = [(top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)]
-        weights = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]
-        depths = [depth[b][corner] for corner in corners]
-        far = sum(weight * value for weight, value in zip(weights, depths, strict=True))
-        shown = (np.min(depths, axis=0) > 0) & (np.abs(far - ahead) < ahead / K[b, 0, 0])
-        for maps, angles in zip(world, found, strict=True):
-            here = maps[a][y, x]
-            other = sum(weight[:, None] * maps[b][c] for weight, c in zip(weights, corners, strict=True))
-            angles.append(angular_error(here, other)[shown])
-    merged = [np.concatenate(angles) if angles else np.zeros(0) for angles in found]
-    known = np.all([np.isfinite(angles) for angles in merged], axis=0)
-    return tuple(angles[known] for angles in merged)
+    angles = [angular_error(matches.sample_first(maps), matches.sample_second(maps)) for maps in world]
+    known = np.all([np.isfinite(angle) for angle in angles], axis=0)
+    return tuple(angle[known] for angle in angles)
 
 
 def _to_world(normals: np.ndarray, R: np.ndarray) -> np.ndarray:

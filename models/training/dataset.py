@@ -20,10 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.matches import surface_matches
 from models.rays import CameraInputs, camera_inputs, token_depth
 from protocol.errors import HeadstreamError
 
 _ARRAYS = ("image", "normal", "mask", "K", "R", "t")
+MATCHES = 2048  # points of a set that two views see, told to the loss
 HOLD_OUT = 25  # where there is no validation folder, every 25th set is kept from training
 
 
@@ -55,6 +57,8 @@ class Batch:
     mask: Tensor  # B,V,S,S float32
     depth: Tensor  # B,V,N float32 of the tokens, as rays.token_depth; NaN where unknown
     cameras: tuple[Tensor, ...]  # rays.CameraInputs with a batch axis
+    R: Tensor  # B,V,3,3 float32
+    matches: Tensor  # B,P,2 int64 where two views show one point, as losses.agreement_loss; -1: none
 
 
 def load_set(path: Path) -> ViewSet:
@@ -84,7 +88,21 @@ def make_batch(sets: Sequence[ViewSet]) -> Batch:
         mask=torch.from_numpy(np.stack([s.mask for s in sets])).float() / 255,
         depth=torch.from_numpy(np.stack([_token_depth(s) for s in sets])),
         cameras=tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*cameras, strict=True)),
+        R=torch.from_numpy(np.stack([s.R for s in sets])).float(),
+        matches=torch.from_numpy(np.stack([_matches(s) for s in sets])),
     )
+
+
+def _matches(views: ViewSet) -> np.ndarray:
+    """Some of the points that two views see, evenly out of all of them.  # MATCHES,2"""
+    out = np.full((MATCHES, 2), -1, np.int64)
+    if views.depth is None or len(views.image) == 1:
+        return out
+    found = surface_matches(views.depth, views.normal.astype(np.float32), views.K, views.R, views.t, step=3)
+    pixels = found.nearest_pixels(*views.mask.shape[1:])
+    chosen = pixels[np.linspace(0, len(pixels) - 1, min(MATCHES, len(pixels))).astype(int)]
+    out[: len(chosen)] = chosen
+    return out
 
 
 def _token_depth(views: ViewSet) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""What training minimises: angles with a learned confidence, normal gradients, masks. Pure functions on tensors."""
+"""What training minimises: angles with a learned confidence, normal gradients, agreement between views, masks.
+
+Pure functions on tensors.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,12 @@ from models.network import NetworkOutput
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms; ``angle`` is per radian of mean error, the others as their functions give them."""
+    """Weights of the terms; ``angle`` and ``agreement`` are per radian, the others as their functions give them."""
 
     angle: float = 2.0
     likelihood: float = 0.1
     gradient: float = 0.5
+    agreement: float = 0.5
     mask: float = 1.0
     overlap: float = 0.5
     depth: float = 1.0
@@ -53,6 +57,19 @@ def gradient_loss(normal: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return total / 4
 
 
+def agreement_loss(normal: Tensor, R: Tensor, matches: Tensor) -> Tensor:
+    """Mean angle in radians between what two views say of one surface point, told in the world.
+
+    normal: (B, V, H, W, 3) unit, camera frames; R: (B, V, 3, 3) world to camera; matches: (B, P, 2) places of a point's
+    two pixels in the flat (V, H, W), -1 where there is none. The truth agrees with itself, so this pulls to no other
+    surface; it says that an error which all views share is better than one that each makes for itself.
+    """
+    world = torch.einsum("bvji,bvhwj->bvhwi", R, normal).flatten(1, 3)  # B,VHW,3
+    known = (matches[..., 0] >= 0).to(world.dtype)  # B,P
+    one, other = (world.gather(1, matches[..., side, None].clamp(min=0).expand(-1, -1, 3)) for side in (0, 1))
+    return (angle_between(one, other) * known).sum() / known.sum().clamp(min=1)
+
+
 def mask_losses(logit: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Binary cross-entropy, and one minus the soft Dice overlap per picture; both (..., H, W), mask 0..1."""
     probability = logit.sigmoid()
@@ -75,12 +92,14 @@ def total_loss(
     normal: Tensor,
     mask: Tensor,
     depth: Tensor,
+    R: Tensor,
+    matches: Tensor,
     weights: LossWeights,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum, and its terms for the log (``angle`` in degrees).
+    """The weighted sum, and its terms for the log (``angle`` and ``agreement`` in degrees).
 
     normal: (B, V, H, W, 3) unit camera-frame truth, zero where unknown; mask: (B, V, H, W) 0..1; depth: (B, V, N) as
-    ``rays.token_depth``.
+    ``rays.token_depth``; R and matches: as ``agreement_loss``.
     """
     valid = ((mask > 0.5) & (normal.square().sum(-1) > 0.5)).to(output.normal.dtype)
     count = valid.sum().clamp(min=1)
@@ -88,12 +107,14 @@ def total_loss(
     mean_angle = (angle * valid).sum() / count
     likelihood = (angular_likelihood(angle, output.confidence) * valid).sum() / count
     gradient = gradient_loss(output.normal, normal, valid)
+    agreement = agreement_loss(output.normal, R, matches)
     entropy, overlap = mask_losses(output.mask, mask)
     distance = depth_loss(depths, depth)
     total = (
         weights.angle * mean_angle
         + weights.likelihood * likelihood
         + weights.gradient * gradient
+        + weights.agreement * agreement
         + weights.mask * entropy
         + weights.overlap * overlap
         + weights.depth * distance
@@ -102,6 +123,7 @@ def total_loss(
         "angle": torch.rad2deg(mean_angle),
         "likelihood": likelihood,
         "gradient": gradient,
+        "agreement": torch.rad2deg(agreement),
         "mask": entropy,
         "overlap": overlap,
         "depth": distance,

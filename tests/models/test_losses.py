@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from models.network import NetworkOutput
 from models.training.losses import (
     LossWeights,
+    agreement_loss,
     angle_between,
     angular_likelihood,
     depth_loss,
@@ -21,6 +22,11 @@ from models.training.losses import (
 def tilted(degrees: float) -> torch.Tensor:
     angle = math.radians(degrees)
     return torch.tensor([math.sin(angle), 0.0, -math.cos(angle)])
+
+
+def apart(views: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotations of views that share no point, and the matches that they have not."""
+    return torch.eye(3).expand(1, views, 3, 3), torch.full((1, 4, 2), -1)
 
 
 @pytest.mark.parametrize("degrees", [0.5, 30.0, 90.0, 179.0])
@@ -79,7 +85,7 @@ def test_total_counts_only_pixels_with_truth_and_reports_degrees():
     truth[:, :, 8:] = tilted(90.0)
     truth[:, :, 8:, :8] = 0  # inside the mask and unknown
     output = NetworkOutput(normal, torch.full(mask.shape, 3.0), (mask - 0.5) * 10)
-    total, terms = total_loss(output, [], truth, mask, torch.full((1, 2, 1), torch.nan), LossWeights())
+    total, terms = total_loss(output, [], truth, mask, torch.full((1, 2, 1), torch.nan), *apart(2), LossWeights())
     assert terms["angle"].item() == pytest.approx(20.0, abs=0.1)
     assert torch.isfinite(total)
 
@@ -89,7 +95,7 @@ def test_total_is_finite_without_any_subject():
     output = NetworkOutput(F.normalize(torch.randn(*shape, 3), dim=-1), torch.ones(shape), torch.zeros(shape))
     nowhere = torch.full((1, 1, 1), torch.nan)
     total, _ = total_loss(
-        output, [torch.zeros(1, 1, 1)], torch.zeros(*shape, 3), torch.zeros(shape), nowhere, LossWeights()
+        output, [torch.zeros(1, 1, 1)], torch.zeros(*shape, 3), torch.zeros(shape), nowhere, *apart(1), LossWeights()
     )
     assert torch.isfinite(total)
 
@@ -102,3 +108,31 @@ def test_depth_counts_only_where_it_is_known_and_every_guess_counts():
     assert depth_loss([wrong], target).item() == pytest.approx(0.2 - 0.05)
     assert depth_loss([right, wrong], target).item() == pytest.approx((0.2 - 0.05) / 2)
     assert depth_loss([], target) == 0
+
+
+def turned(degrees: float) -> torch.Tensor:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
+def test_views_agree_when_they_tell_the_same_normal_in_their_own_frames():
+    R = torch.stack([torch.eye(3), turned(40.0)])[None]
+    world = tilted(10.0)
+    normal = (R[0] @ world)[None, :, None, None].expand(1, 2, 4, 4, 3)
+    matches = torch.tensor([[[5, 16 + 6], [0, 31]]])
+    assert torch.rad2deg(agreement_loss(normal, R, matches)).item() == pytest.approx(0, abs=0.01)
+    alike = world.expand(1, 2, 4, 4, 3)  # the same numbers in two frames are two directions
+    assert torch.rad2deg(agreement_loss(alike, R, matches)).item() == pytest.approx(40.0, abs=0.01)
+
+
+def test_only_matched_pixels_are_asked_to_agree():
+    normal = tilted(0.0).repeat(1, 2, 4, 4, 1)
+    normal[0, 1, 1, 2] = tilted(30.0)  # place 16 + 6
+    normal.requires_grad_()
+    R = torch.eye(3).expand(1, 2, 3, 3)
+    half = agreement_loss(normal, R, torch.tensor([[[5, 22], [6, 23], [-1, -1]]]))
+    assert torch.rad2deg(half).item() == pytest.approx(15.0, abs=0.05)
+    half.backward()
+    moved = (normal.grad.abs().sum(-1) > 1e-6).nonzero().tolist()
+    assert [0, 0, 1, 1] in moved and [0, 1, 1, 2] in moved and [0, 1, 3, 3] not in moved
+    assert agreement_loss(normal, R, torch.full((1, 3, 2), -1)) == 0
