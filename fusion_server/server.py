@@ -23,7 +23,7 @@ from fusion_server.takes import TakeWriter
 from protocol.calibration import Calibration, load_calibration
 from protocol.errors import HeadstreamError
 from protocol.messages import Frame
-from protocol.rig import Rig
+from protocol.rig import NormalsConfig, Rig
 
 log = logging.getLogger(__name__)
 THUMBNAIL = 160  # pixels, the larger side
@@ -42,6 +42,15 @@ def rig_calibration(rig: Rig) -> Calibration:
     return Calibration(tuple(whole[camera.id] for camera in rig.cameras), {}, whole.extra)
 
 
+def shared(normals: NormalsConfig) -> NormalsConfig:
+    """The network's settings beside a surface: unless the rig file says otherwise it has half of the cores.
+
+    Normals of one frame set are predicted while the surface of another is solved. A network that takes all cores spends
+    its time waiting for the one that the surface has.
+    """
+    return replace(normals, threads=normals.threads or max(1, len(os.sched_getaffinity(0)) // 2))
+
+
 class Server:
     """Everything between the nodes' sockets and the operator. ``start``, look at ``status``, ``stop``."""
 
@@ -50,10 +59,7 @@ class Server:
         self.calibration = rig_calibration(rig)
         # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
         self.receiver = Receiver(rig, self.calibration, self._on_frame, on_tick=self._on_tick)
-        # Normals of one frame set are predicted while the surface of another is solved. A network that takes all cores
-        # spends its time waiting for the one that the surface has.
-        threads = rig.normals.threads or max(1, len(os.sched_getaffinity(0)) // 2)
-        reconstructor = make_reconstructor(self.calibration, replace(rig.normals, threads=threads), rig.surface)
+        reconstructor = make_reconstructor(self.calibration, shared(rig.normals), rig.surface)
         self.pipeline = Pipeline(rig, self.calibration, reconstructor, Decoder(threads=2))
         self.pipeline.observe(self._on_result, self._on_fault, self._on_images)
         self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None

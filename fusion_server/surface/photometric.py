@@ -23,7 +23,9 @@ from fusion_server.surface.base import Rig, View
 from fusion_server.surface.solve import Shape, Topology
 
 _SLOTS = 4  # views kept per face
-_PAIRS = np.array([[-1, 0, 1, 2], [0, -1, 3, 4], [1, 3, -1, 5], [2, 4, 5, -1]])  # number of a pair of slots
+_PAIRS = np.full((_SLOTS, _SLOTS), -1)  # number of a pair of slots, whichever comes first
+_PAIRS[np.triu_indices(_SLOTS, 1)] = np.arange(_SLOTS * (_SLOTS - 1) // 2)
+_PAIRS = np.maximum(_PAIRS, _PAIRS.T)
 _GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller numbers keep more digits
 _VIEWS = 3  # of them compared per vertex
 _FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels

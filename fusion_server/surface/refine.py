@@ -30,7 +30,6 @@ BORDER = 4e-3  # metres from where the pictures end: nearer, a vertex counts as 
 _GATE, _SCALE = 10.0, 4e-3  # pixels, metres: see Step; of outlines that say whether a vertex is seen
 _BEHIND = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
-_SHORTEST = 1e-6  # metres; less is rounding, which a surface at rest would blow up frame by frame
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,6 @@ def refine(
     if rest is not None:
         system.add_bending(shape, rest.height, membrane)
     move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
-    move[np.abs(move) < _SHORTEST] = 0.0
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
     vertices = unfolded(vertices, topology, None if rest is None else rest.creased)

@@ -52,14 +52,12 @@ class SurfaceTracker:
     def __init__(self, settings: SurfaceSettings, rasterizer: Rasterizer):
         self._settings = settings
         self._rasterizer = rasterizer
-        self._track: _Track | None = None
-        self._shown: Steady | None = None  # what was handed out last
-        self._repeats = Repeats()
+        self.reset()
 
     def reset(self) -> None:
         """Forget the surface; the next frame is a keyframe with a topology of its own."""
-        self._track = None
-        self._shown = None
+        self._track: _Track | None = None
+        self._shown: Steady | None = None  # what was handed out last
         self._repeats = Repeats()
 
     def update(self, views: Sequence[View]) -> SurfaceFrame:
