@@ -20,7 +20,7 @@ SIZE, WIDTH = 64, 640
 
 
 class BrightEngine(NormalEngine):
-    """Says that what is bright is the subject; of one that fills little of the picture it does not see the lowest part."""
+    """Takes what is bright for the subject; of one that fills little of the picture it misses the lowest part."""
 
     def __init__(self, views: int):
         super().__init__(views, SIZE)
