@@ -143,7 +143,9 @@ class Shelf:
                 if release:
                     self._release(release)
                 elif question is not None:
-                    for answer in self._take_stock(question) if isinstance(question, Inventory) else self._read(question):
+                    for answer in (
+                        self._take_stock(question) if isinstance(question, Inventory) else self._read(question)
+                    ):
                         if not self._put(answer, asked):
                             break
             except OSError as error:

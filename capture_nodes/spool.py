@@ -8,6 +8,7 @@ kept is written down as lost, with the reason; the live stream knows nothing of 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import shutil
@@ -452,10 +453,8 @@ def folder_bytes(folder: Path) -> int:
     """Bytes of every spool file below the folder."""
     total = 0
     for path in folder.glob(f"*/*{SUFFIX}"):
-        try:
+        with contextlib.suppress(FileNotFoundError):  # another node of this machine has just deleted it
             total += path.stat().st_size
-        except FileNotFoundError:
-            pass  # another node of this machine has just deleted it
     return total
 
 
@@ -472,10 +471,8 @@ def delete_take(folder: Path, cameras: Iterable[str], node: str) -> None:
     for path, _, _ in take_files(folder, cameras):
         path.unlink(missing_ok=True)
     (folder / f"{node}{RELEASED}").unlink(missing_ok=True)
-    try:
+    with contextlib.suppress(OSError):  # files of other nodes of this machine
         folder.rmdir()
-    except OSError:
-        pass  # files of other nodes of this machine
 
 
 def _existing(folder: Path) -> Path:

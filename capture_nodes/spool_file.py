@@ -3,9 +3,10 @@
     <spool>/<take>/<camera>-<incarnation>.spool
 
 It starts with ``MAGIC``. Records follow, each ``marker, kind, bytes of head, bytes of body, CRC-32 of kind, sizes and
-head``, then head and body. A FRAME is a frame record (``protocol.frame_record``): the header is its head, the JPEG, which
-has a CRC in the header, its body. LOST is a msgpack list [first sequence, last sequence, reason], END a list [reason].
-A writer killed at any byte loses the record in hand; a reader that meets damage finds the next marker and goes on.
+head``, then head and body. A FRAME is a frame record (``protocol.frame_record``): the header is its head, the JPEG,
+which has a CRC in the header, its body. LOST is a msgpack list [first sequence, last sequence, reason], END a list
+[reason]. A writer killed at any byte loses the record in hand; a reader that meets damage finds the next marker and
+goes on.
 """
 
 from __future__ import annotations
@@ -139,9 +140,8 @@ def read_index(file: BinaryIO, size: int) -> Index:
     magic = file.read(len(MAGIC))
     if magic != MAGIC[: len(magic)]:
         raise SpoolError("not a spool file of this headstream")
-    at = len(magic)
     gap: list[tuple[int, int]] = []  # damage: how many entries lay before it, and where
-    for at, kind, head, body_at, end in _records(file, at, size, gap, index):
+    for at, kind, head, body_at, end in _records(file, len(magic), size, gap, index):
         if kind == FRAME:
             try:
                 header = unpack_header(head[HEAD.size :])

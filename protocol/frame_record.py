@@ -1,8 +1,8 @@
 """A frame as it stands in a file: a take's channel ``/camera/<id>`` and a node's spool hold the same bytes.
 
-    bytes 0..3      length n of the header, uint32 little-endian
-    bytes 4..4+n    the header of ``protocol.messages.pack_frame``
-    the rest        the JPEG
+bytes 0..3      length n of the header, uint32 little-endian
+bytes 4..4+n    the header of ``protocol.messages.pack_frame``
+the rest        the JPEG
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ node that sees a new S knows that the server was restarted and says Hello on bot
 heard nothing on the control socket for 2 s. About 4 requests a second come from each node, 20 in its first.
 
 **Recording.** Record(on, take, at_ns) tells each node that a take begins or ends, and at which moment of the server's
-clock; the server repeats it until ``Report.take`` of the node equals the take (empty: not recording), and sends it after
-Welcome to a node that comes during a take. While it records a node keeps every picture in its spool, from the take's
-beginning (out of its pre-roll, where it heard of it late) to its end, and goes on without a server until told otherwise.
+clock; the server repeats it until ``Report.take`` of the node equals the take (empty: not recording), and sends it
+after Welcome to a node that comes during a take. While it records a node keeps every picture in its spool, from the
+take's beginning (out of its pre-roll, where it heard of it late) to its end, and goes on without a server until told
+otherwise.
 
 **Backfill.** No credit is involved; the server asks and the node answers, live frames first.
 
@@ -44,9 +45,9 @@ beginning (out of its pre-roll, where it heard of it late) to its end, and goes 
   incarnation the spans of sequences that it holds of that time and those it knows to be lost, with the reason. With
   ``closed`` false it still writes the take, says nothing, and is to be asked again.
 - Fetch(number, take, camera, incarnation, spans): the node sends frames of these sequences, each marked with
-  Spooled(number), in any order, until it has sent all or ``most_bytes`` of pictures (at least one), then Fetched with the
-  same number and whatever turned out to be lost. A later Inventory or Fetch takes the place of one under way. Fetched comes
-  by the data socket, so that no frame comes after it. A server that hears nothing asks again.
+  Spooled(number), in any order, until it has sent all or ``most_bytes`` of pictures (at least one), then Fetched with
+  the same number and whatever turned out to be lost. A later Inventory or Fetch takes the place of one under way.
+  Fetched comes by the data socket, so that no frame comes after it. A server that hears nothing asks again.
 - Release(take): everything that the node holds of the take is safe at the server; the node may delete it.
 
 **The rest.** Report comes each second. Bye (control) means that the node ends of its own will and nothing more is to
@@ -62,6 +63,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NoReturn, TypeAlias
 
 import msgpack
@@ -523,7 +525,7 @@ def _nested(cls: type[Any], checks: tuple[_Check, ...]) -> _Check:
 def _spans(value: Any, where: str) -> Spans:
     """Sorted spans that do not touch."""
     spans = tuple((first, last) for first, last, _ in _pieces(value, where, MOST_SPANS, 2))
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in pairwise(spans):
         if after[0] <= before[1] + 1:
             raise MessageError("malformed", f"{where}: spans must ascend and not touch")
     return spans

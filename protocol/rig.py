@@ -223,7 +223,10 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     normals = rig.normals
     if normals.weights:
         normals = replace(normals, weights=str(root / normals.weights))
-    server, spool = replace(rig.server, takes=root / rig.server.takes), replace(rig.spool, folder=root / rig.spool.folder)
+    server, spool = (
+        replace(rig.server, takes=root / rig.server.takes),
+        replace(rig.spool, folder=root / rig.spool.folder),
+    )
     return replace(rig, server=server, spool=spool, normals=normals)
 
 
