@@ -76,6 +76,7 @@ class BackfillFile:
         schema = writer.register_schema("headstream.Frame", "text", FRAME_SCHEMA.encode())
         for camera in cameras:
             writer.register_channel(CAMERA_TOPIC + camera, "headstream", schema)
+        writer.add_metadata("backfill", {"take": self.path.parent.name})  # which writes the channels, too
         scratch = self.path.with_name(BACKFILL_NAME + ".part")
         scratch.write_bytes(head.getvalue())
         scratch.replace(self.path)
