@@ -136,7 +136,7 @@ def _across(q: Question, one: Seen, other: Seen, period: float) -> list[Missing]
         )
         due = other.trigger - one.trigger - 1 if by_trigger else due
     tail, head = _tail(q, one, period), _head(q, other, period)
-    between = [inc for inc in q.lost if one.incarnation < inc < other.incarnation]
+    between = [inc for inc in sorted(q.lost) if one.incarnation < inc < other.incarnation and q.lost[inc]]
     told = sum(missing.frames for missing in tail + head)
     lost = [_lost_alone(q, inc, one.capture_ns, other.capture_ns) for inc in between]
     rest = due - told - sum(missing.frames for missing in lost)
@@ -155,30 +155,32 @@ def _across(q: Question, one: Seen, other: Seen, period: float) -> list[Missing]
 def _before(q: Question, first: Seen, period: float) -> list[Missing]:
     """From the take's start to the camera's first picture."""
     head = _head(q, first, period)
-    told = sum(missing.frames for missing in head)
-    due = max(0, int((first.capture_ns - q.start_ns) / period - _SLACK))
-    rest = due - told
+    known_ns = head[0].from_ns if head else first.capture_ns  # from here on every picture is there or accounted for
+    rest = int((known_ns - q.start_ns) / period - _SLACK)
     if rest <= 0:
         return head
-    last = first.capture_ns - period * (told + 1)
     triggers = None
-    if first.trigger is not None and first.trigger - told - rest >= 0:
-        triggers = (first.trigger - told - rest, first.trigger - told - 1)
-    return [_made(q, rest, triggers, None, None, (last - period * (rest - 1), last), q.late), *head]
+    if first.trigger is not None:
+        last = first.trigger - round((first.capture_ns - known_ns) / period) - 1
+        triggers = (last - rest + 1, last) if last - rest + 1 >= 0 else None
+    missing = _clipped(q, rest, triggers, None, None, (known_ns - period * rest, known_ns - period), q.late)
+    return [*([missing] if missing else []), *head]
 
 
 def _after(q: Question, last: Seen, period: float) -> list[Missing]:
     """From the camera's last picture to the take's end."""
     tail = _tail(q, last, period)
-    lost = [_lost_alone(q, inc, last.capture_ns, q.end_ns) for inc in sorted(q.lost) if inc > last.incarnation]
-    told = sum(missing.frames for missing in tail)
-    due = max(0, int((q.end_ns - last.capture_ns) / period - _SLACK))
-    rest = due - told - sum(missing.frames for missing in lost)
+    known_ns = tail[-1].to_ns if tail else last.capture_ns
+    lost = [_lost_alone(q, inc, known_ns, q.end_ns) for inc in sorted(q.lost) if inc > last.incarnation and q.lost[inc]]
+    rest = int((q.end_ns - known_ns) / period - _SLACK) - sum(missing.frames for missing in lost)
     if rest <= 0:
         return tail + lost
-    first = last.capture_ns + period * (told + 1)
-    triggers = (last.trigger + told + 1, last.trigger + told + rest) if last.trigger is not None and not lost else None
-    return [*tail, _made(q, rest, triggers, None, None, (first, first + period * (rest - 1)), q.silent), *lost]
+    triggers = None
+    if last.trigger is not None and not lost:
+        first = last.trigger + round((known_ns - last.capture_ns) / period) + 1
+        triggers = (first, first + rest - 1)
+    missing = _clipped(q, rest, triggers, None, None, (known_ns + period, known_ns + period * rest), q.silent)
+    return [*tail, *([missing] if missing else []), *lost]
 
 
 def _nothing(q: Question, period: float) -> list[Missing]:
@@ -192,18 +194,24 @@ def _nothing(q: Question, period: float) -> list[Missing]:
 
 
 def _tail(q: Question, one: Seen, period: float) -> list[Missing]:
-    """What the process is known to have lost after its last picture that is there."""
-    return _ends(q, one, period, one.sequence + 1, _FOREVER)
+    """What the process gave numbers to after its last picture that is there, as far as losses are known."""
+    told = _told(q, one.incarnation, one.sequence + 1, _FOREVER)
+    return _ends(q, one, period, one.sequence + 1, max((last for _, last, _ in told), default=-1))
 
 
 def _head(q: Question, other: Seen, period: float) -> list[Missing]:
-    """What the process is known to have lost before its first picture that is there."""
-    return _ends(q, other, period, 0, other.sequence - 1)
+    """What the process gave numbers to before its first picture that is there, as far as losses are known."""
+    told = _told(q, other.incarnation, 0, other.sequence - 1)
+    return _ends(q, other, period, min((first for first, _, _ in told), default=_FOREVER), other.sequence - 1)
 
 
 def _ends(q: Question, seen: Seen, period: float, low: int, high: int) -> list[Missing]:
     found = []
-    for first, last, reason in _told(q, seen.incarnation, low, high):
+    low = max(
+        low, seen.sequence - 1 - math.ceil((seen.capture_ns - q.start_ns) / period)
+    )  # a node can say what it wants
+    high = min(high, seen.sequence + 1 + math.ceil((q.end_ns - seen.capture_ns) / period))
+    for first, last, reason in _reasons(q, seen.incarnation, low, high):
         span = tuple(seen.capture_ns + period * (number - seen.sequence) for number in (first, last))
         triggers = None
         if seen.trigger is not None and seen.trigger + first - seen.sequence >= 0:
@@ -255,9 +263,8 @@ def _clipped(
 ) -> Missing | None:
     """The part of evenly spread pictures that was exposed within the take; None when no part was."""
     step = (span[1] - span[0]) / (frames - 1) if frames > 1 else 1.0
-    slack = step * _SLACK
-    skip = min(frames, max(0, math.ceil((q.start_ns - slack - span[0]) / step)))
-    drop = min(frames, max(0, math.ceil((span[1] - q.end_ns - slack) / step)))
+    skip = min(frames, max(0, math.ceil((q.start_ns - span[0]) / step)))
+    drop = min(frames, max(0, math.ceil((span[1] - q.end_ns) / step)))
     left = frames - skip - drop
     if left <= 0:
         return None

@@ -167,7 +167,7 @@ def serve(rig):
 
 
 def whole(take: Path, info: dict) -> dict[str, list]:
-    """The take's triggers by camera, after checking that none within the take is missing or doubled and all are intact."""
+    """The take's triggers by camera, after checking that within the take each is there, once and intact."""
     read = TakeReader(take)
     triggers: dict[str, list] = {}
     for frame in read.frames():
