@@ -71,9 +71,13 @@ class PreRoll:
         while self.bytes > self._max_bytes:
             self.bytes -= len(self._pictures.popleft().waiting.jpeg)
 
-    def since(self, start_ns: int) -> list[Picture]:
-        """Those exposed at a moment of the server's clock or later; those of unknown time, too."""
-        return [picture for picture in self._pictures if not picture.timed or picture.capture_ns >= start_ns]
+    def since(self, start_ns: int, offset_ns: int, sigma_ns: int) -> list[Picture]:
+        """Those exposed at a moment of the server's clock or later.
+
+        Pictures from before the clock was known are timed by what is known now; while nothing is, all are taken.
+        """
+        timed = [p if p.timed else Picture(p.waiting, offset_ns, sigma_ns) for p in self._pictures]
+        return [picture for picture in timed if not picture.timed or picture.capture_ns >= start_ns]
 
     def bytes_a_second(self) -> float:
         """The rate at which pictures come; 0 where too few have come to tell."""
@@ -221,7 +225,7 @@ class Spool:
                 self._end_take("the next take began")
             self._take = _Take(take)
             self._open.add(take)
-            for picture in self._pre_roll.since(start_ns):
+            for picture in self._pre_roll.since(start_ns, *self._clock):
                 self._keep(self._take, picture)
             self._looked_at = -1e9  # look at the disk now
             self._ready.notify()

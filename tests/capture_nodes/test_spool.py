@@ -107,6 +107,18 @@ def test_with_an_unknown_clock_nothing_is_left_out(make):
     assert index(spool).held() == ((0, 3),)
 
 
+def test_pictures_from_before_the_clock_was_known_are_timed_when_it_is(make):
+    spool = make()
+    spool.set_clock(0, 10**15)
+    for i in range(5):
+        spool.put(waiting(i))
+    spool.set_clock(100 * MS, 1000)
+    spool.begin("t_001", 130 * MS)
+    finish(spool)
+    assert index(spool).held() == ((3, 4),)
+    assert [entry.capture_ns for entry in index(spool).entries] == [130 * MS, 140 * MS]
+
+
 def test_the_next_take_ends_the_one_before_and_the_end_is_heard_once(make):
     spool = make()
     spool.begin("t_001", 0)
@@ -259,7 +271,7 @@ def test_the_pre_roll_holds_the_newest_that_fit(sizes, most):
     ring = PreRoll(most)
     for i, size in enumerate(sizes):
         ring.add(Picture(waiting(i, size=size), 0, 1))
-    kept = [picture.waiting.sequence for picture in ring.since(0)]
+    kept = [picture.waiting.sequence for picture in ring.since(0, 0, 1)]
     assert ring.bytes == sum(sizes[i] for i in kept) <= most
     assert kept == list(range(len(sizes) - len(kept), len(sizes)))
     if len(kept) < len(sizes):

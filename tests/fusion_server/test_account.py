@@ -118,7 +118,7 @@ def test_every_trigger_is_there_or_listed_once(present, dropped, told):
     """Of the pictures between the take's ends some are there, some were lost by the node, which may say so or not."""
     there = seen(sorted(present))
     gone = sorted(dropped - present)
-    lost = {1: [(f, l, "disk full") for f, l in of_numbers(t - 1000 for t in gone)]} if told else {}
+    lost = {1: [(first, last, "disk full") for first, last in of_numbers(t - 1000 for t in gone)]} if told else {}
     missing = account(question(lost), there)
     listed = [t for m in missing for t in range(m.triggers[0], m.triggers[1] + 1)]
     assert len(listed) == len(set(listed)) == sum(m.frames for m in missing)
