@@ -1,4 +1,4 @@
-"""One camera's thread at a node: wait for the driver, encode where need be, put pictures into the outbox."""
+"""One camera's thread at a node: wait for the driver, encode where need be, pictures into outbox and spool."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from capture_nodes.drivers.base import CameraLost, Captured, Driver
 from capture_nodes.encode import Encoder
 from capture_nodes.outbox import Outbox
+from capture_nodes.spool import Spool
 from protocol.errors import HeadstreamError
 from protocol.rig import Rig
 
@@ -24,8 +25,17 @@ _SAY_EVERY_S = 1.0
 class CameraWorker:
     """Runs one driver until it is told to stop or the driver is finished; survives what the camera does."""
 
-    def __init__(self, rig: Rig, camera: str, driver: Driver, outbox: Outbox, wake: Callable[[], None]):
+    def __init__(
+        self,
+        rig: Rig,
+        camera: str,
+        driver: Driver,
+        outbox: Outbox,
+        wake: Callable[[], None],
+        spool: Spool | None = None,
+    ):
         self._rig, self._camera, self._driver, self._outbox, self._wake = rig, camera, driver, outbox, wake
+        self._spool = spool
         self._encoder: Encoder | None = None
         self._missed = driver.missed
         self._said_at = -_SAY_EVERY_S
@@ -69,8 +79,10 @@ class CameraWorker:
                 captured = None
                 stop.wait(_AFTER_ERROR_S)
             if self._driver.missed != self._missed:
-                self._outbox.missed(self._camera, self._driver.missed - self._missed)
+                first, last = self._outbox.missed(self._camera, self._driver.missed - self._missed)
                 self._missed = self._driver.missed
+                if self._spool:
+                    self._spool.missed(self._camera, first, last)
             if captured is not None:
                 self._take(captured)
 
@@ -86,7 +98,9 @@ class CameraWorker:
             self._outbox.failed(self._camera)
             self._say(f"a picture of {len(jpeg)} bytes is not sent; wire.max_frame_mb in the rig file allows {most}")
             return
-        self._outbox.put(self._camera, captured, jpeg)
+        waiting = self._outbox.put(self._camera, captured, jpeg)
+        if self._spool:
+            self._spool.put(waiting)
         self._wake()
 
     def _say(self, text: str) -> None:

@@ -14,6 +14,8 @@ import zmq
 
 from capture_nodes.announce import Announcement
 from capture_nodes.outbox import Counts, Outbox, Waiting
+from capture_nodes.shelf import Shelf
+from capture_nodes.spool import Spool
 from protocol.clock import ClockFilter
 from protocol.messages import (
     Bye,
@@ -21,14 +23,18 @@ from protocol.messages import (
     ClockReply,
     ClockRequest,
     Control,
+    Fetch,
     Frame,
     FrameHeader,
     Grant,
     Hello,
+    Inventory,
     MessageError,
     Record,
     Refused,
+    Release,
     Report,
+    SpoolReport,
     Welcome,
     pack_control,
     pack_frame,
@@ -43,6 +49,7 @@ _POLL_S = 0.2  # the longest sleep; bounds the time that ending takes
 _QUIET_S = 2.0  # nothing on the control socket for so long: the server is gone
 _STARVED_S = 1.0  # no credit for so long although frames wait: it was lost on the way
 _REPORT_S = 1.0
+_CROWDED_S = 0.01  # until a full connection is tried again with what is not urgent
 _CLOCK_S, _CLOCK_FIRST_S, _CLOCK_FIRST_COUNT = 0.25, 0.05, 20
 _MOST_COMPLAINTS = 100
 _FAREWELL_MS = 100  # how long closing may take to get the last message out
@@ -75,13 +82,25 @@ class Wake:
 
 
 class Link:
-    """Sends what the outbox has credit for; keeps the clock offset; announces the node and reports. One thread."""
+    """Sends what the outbox has credit for; keeps the clock offset; announces the node and reports. One thread.
 
-    def __init__(self, rig: Rig, node: str, outbox: Outbox, wake: Wake):
+    What the shelf has to say is sent when no live frame can be. incarnation: ``time.time_ns`` when the node started.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        node: str,
+        outbox: Outbox,
+        wake: Wake,
+        spool: Spool | None,
+        shelf: Shelf,
+        incarnation: int,
+    ):
         """Raises WireError when the rig's addresses cannot be used."""
         self._rig, self._node, self._outbox, self._wake = rig, node, outbox, wake
+        self._spool, self._shelf, self._incarnation = spool, shelf, incarnation
         self._cameras = tuple(camera.id for camera in rig.cameras_of(node))
-        self._incarnation = time.time_ns()
         self._context = zmq.Context()
         self._control = control_dealer(self._context, rig, node)
         self._data = data_dealer(self._context, rig, node)
@@ -98,6 +117,7 @@ class Link:
         self._reported: dict[str, Counts] = outbox.counts()
         self._welcomed_at = 0.0  # on the data socket
         self._take = ""
+        self._shelf_at = 0.0  # when the shelf's answers may be tried
         self._complained: set[str] = set()
 
     def run(self, stop: threading.Event, finished: Callable[[], bool]) -> None:
@@ -107,6 +127,7 @@ class Link:
             self._speak(time.monotonic())
             last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
+            self._send_answers(time.monotonic())
             if last and not self._outbox.waiting:
                 self._data.setsockopt(zmq.LINGER, _LAST_FRAMES_MS)
                 break
@@ -139,6 +160,11 @@ class Link:
             self._ask_time(now)
         if now - self._reported_at >= _REPORT_S:
             self._report(now)
+        if self._spool:
+            self._spool.tick(now)
+            if self._take and now - self._heard_at >= self._rig.spool.alone_minutes * 60:
+                log.error("node %s: no server for so long; take %s ends here", self._node, self._take)
+                self._record("", 0, now)
 
     @property
     def _clock_pause(self) -> float:
@@ -155,6 +181,7 @@ class Link:
     def _lose(self, now: float) -> None:
         """Begin again on both sockets."""
         self._asked_times = 0
+        self._shelf.forget()
         for hail in self._hail.values():
             hail.lost(now)
 
@@ -175,7 +202,8 @@ class Link:
                     *(camera, dropped, taken),
                 )
         if self._hail[self._control].welcomed:
-            self._say(self._control, Report(self._node, self._take, tuple(rows)))
+            spool = self._spool.report() if self._spool else SpoolReport()
+            self._say(self._control, Report(self._node, self._take, tuple(rows), spool))
 
     def _send_frames(self) -> None:
         """Everything that there is credit for."""
@@ -186,6 +214,18 @@ class Link:
                 self._outbox.unsent(waiting)
                 return
             self._outbox.sent(waiting)
+
+    def _send_answers(self, now: float) -> None:
+        """One picture out of the spool at most, as a live one may come meanwhile; and all that is not a picture."""
+        while now >= self._shelf_at and self._hail[self._data].welcomed and (answer := self._shelf.next()) is not None:
+            try:
+                (self._data if answer.data else self._control).send_multipart(answer.parts, copy=False)
+            except zmq.Again:
+                self._shelf.unsent(answer)
+                self._shelf_at = now + _CROWDED_S
+                return
+            if len(answer.parts) > 1:
+                return
 
     def _frame(self, waiting: Waiting) -> Frame:
         """The frame as it leaves, with the clock offset as it is known by now."""
@@ -201,12 +241,15 @@ class Link:
             offset_sigma_ns=self._clock.sigma_ns,
             width=captured.width,
             height=captured.height,
+            incarnation=self._incarnation,
         )
         return Frame(header, waiting.jpeg)
 
     def _listen(self, now: float) -> None:
         """Sleep until something comes or is due, and take all that came."""
         waits = [_POLL_S, self._asked_at + self._clock_pause - now, self._reported_at + _REPORT_S - now]
+        if self._hail[self._data].welcomed and self._shelf.waiting:
+            waits.append(self._shelf_at - now)
         waits += [wait for hail in self._hail.values() if (wait := hail.wait(now)) is not None]
         ready = dict(self._poller.poll(math.ceil(max(0.0, min(waits)) * 1000)))
         if self._wake.reader.fileno() in ready:
@@ -249,14 +292,25 @@ class Link:
                 if t0 == self._asked:
                     self._asked = None
                     self._clock.add(t0, t1, t2, arrived_ns)
+                    if self._spool:
+                        self._spool.set_clock(self._clock.offset_ns, self._clock.sigma_ns)
                 self._meet(server, now)
-            case Record(on, take) if sock is self._control:
-                take = take if on else ""
-                if take != self._take:
-                    log.info("node %s: %s", self._node, f"take {take} begins" if take else "the take ends")
-                self._take = take
+            case Record(on, take, at_ns) if sock is self._control:
+                self._record(take if on else "", at_ns, now)
+            case Inventory() | Fetch() | Release() if sock is self._control:
+                self._shelf.ask(message)
             case _:
                 self._complain(type(message).__name__, f"the server sent a {type(message).__name__}, which is a node's")
+
+    def _record(self, take: str, at_ns: int, now: float) -> None:
+        """A take begins at this moment of the server's clock; empty: the one that was recorded ends, at 0 now."""
+        if take != self._take:
+            log.info("node %s: %s", self._node, f"take {take} begins" if take else "the take ends")
+            if self._spool and take:
+                self._spool.begin(take, at_ns)
+            elif self._spool:
+                self._spool.end(at_ns or time.time_ns() + self._clock.offset_ns, now)
+        self._take = take
 
     def _meet(self, server: int, now: float) -> None:
         """The server says who it is; another than before has never heard of this node."""

@@ -1,13 +1,15 @@
 """The capture node: the cameras of one machine, their pictures on the way to the server.
 
 Each camera has a thread of its own (``camera``); one more thread, that which calls ``Node.run``, owns the sockets
-(``link``). Between them is the outbox, bounded in frames and in bytes, which drops the oldest.
+(``link``). Between them is the outbox, bounded in frames and in bytes, which drops the oldest. While a take is recorded
+every picture goes to the node's own disk, too (``spool``), from where the server gets what it missed (``shelf``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,6 +18,8 @@ from capture_nodes.drivers import make_driver
 from capture_nodes.drivers.base import Driver
 from capture_nodes.link import Link, Wake
 from capture_nodes.outbox import Counts, Outbox
+from capture_nodes.shelf import Shelf
+from capture_nodes.spool import Spool
 from protocol.rig import CameraConfig, Rig
 
 
@@ -34,14 +38,25 @@ class Node:
         Raises WireError when the rig's addresses cannot be used, EncodeError when JPEG cannot be made here.
         """
         ended = threading.Event()  # ends the cameras, whatever ended this
-        with (
-            contextlib.closing(Wake()) as wake,
-            ThreadPoolExecutor(len(self._drivers), thread_name_prefix=f"{self.name}-camera") as threads,
-            contextlib.closing(Link(self.rig, self.name, self._outbox, wake)) as link,
-        ):
+        incarnation = time.time_ns()
+        config = self.rig.spool
+        with contextlib.ExitStack() as stack:
+            wake = stack.enter_context(contextlib.closing(Wake()))
+            spool = Spool(config, self.name, self._drivers, incarnation) if config.enabled else None
+            shelf = Shelf(self.name, self._drivers, config.folder, spool, wake)
+            link = stack.enter_context(
+                contextlib.closing(Link(self.rig, self.name, self._outbox, wake, spool, shelf, incarnation))
+            )
+            for part in (spool, shelf):
+                if part is not None:
+                    part.start()
+                    stack.callback(part.close)
+            threads = stack.enter_context(
+                ThreadPoolExecutor(len(self._drivers), thread_name_prefix=f"{self.name}-camera")
+            )
             try:
                 workers = [
-                    threads.submit(CameraWorker(self.rig, camera, driver, self._outbox, wake).run, ended)
+                    threads.submit(CameraWorker(self.rig, camera, driver, self._outbox, wake, spool).run, ended)
                     for camera, driver in self._drivers.items()
                 ]
                 link.run(stop, lambda: _all_finished(workers))

@@ -52,21 +52,25 @@ class Outbox:
         self._bytes = max_bytes // max(1, len(self._queues))
         self._lock = threading.Lock()
 
-    def put(self, camera: str, captured: Captured, jpeg: bytes) -> None:
-        """A new picture. It takes the camera's next sequence number."""
+    def put(self, camera: str, captured: Captured, jpeg: bytes) -> Waiting:
+        """A new picture, as it waits from now on. It takes the camera's next sequence number."""
         with self._lock:
             queue = self._queues[camera]
-            queue.frames.append(Waiting(camera, queue.counts.captured, captured, jpeg))
+            waiting = Waiting(camera, queue.counts.captured, captured, jpeg)
+            queue.frames.append(waiting)
             queue.bytes += len(jpeg)
             queue.counts.captured += 1
             self._drop_beyond_bounds(queue)
+            return waiting
 
-    def missed(self, camera: str, pictures: int) -> None:
-        """Pictures that the camera took and nobody read: captured and dropped, with sequence numbers of their own."""
+    def missed(self, camera: str, pictures: int) -> tuple[int, int]:
+        """Pictures that the camera took and nobody read: captured and dropped. Returns the first and last of the
+        sequence numbers that they take."""
         with self._lock:
             counts = self._queues[camera].counts
             counts.captured += pictures
             counts.dropped += pictures
+            return counts.captured - pictures, counts.captured - 1
 
     def failed(self, camera: str) -> None:
         """An attempt that brought no picture."""

@@ -2,8 +2,9 @@
 
 ``protocol.messages`` says who says what when. A frame that is handed on or refused gives its camera one credit back, so
 that what is on its way to the server is at most ``wire.credit`` frames of ``wire.max_frame_mb`` per camera; nothing is
-queued here. Whatever a stranger or a broken node sends is refused, counted by reason and logged: the first of a kind at
-once, the rest as one line every ten seconds.
+queued here. Frames out of a node's spool were asked for and go to whoever asked (``answers``). Whatever a stranger or a
+broken node sends is refused, counted by reason and logged: the first of a kind at once, the rest as one line every ten
+seconds.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import msgpack
 import zmq
@@ -27,14 +28,21 @@ from protocol.messages import (
     ClockReply,
     ClockRequest,
     Control,
+    Fetch,
+    Fetched,
     Frame,
     FrameHeader,
     Grant,
     Hello,
+    Holdings,
+    Inventory,
     MessageError,
     Record,
     Refused,
+    Release,
     Report,
+    Spooled,
+    SpoolReport,
     Welcome,
     is_name,
     pack_control,
@@ -52,6 +60,7 @@ _RATE_WINDOW_S = 2.0
 _SUMMARY_S = 10.0
 _RECORD_REPEAT_S = 0.3
 _SILENCE_S = 3.0
+_MOST_TOLD = 4096  # questions and releases that wait for the thread
 _MOST_KINDS = 256  # kinds of refusal that are logged one by one; strangers can make up any number of names
 
 
@@ -76,6 +85,20 @@ class _Node:
     incarnation: int = 0
     seen: float | None = None
     take: str = ""
+    spool: SpoolReport = field(default_factory=SpoolReport)
+
+
+class Answers(Protocol):
+    """Who asks nodes about takes. Called in the receiver's thread; must be quick.
+
+    Both return False for an answer to nothing that was asked, which the receiver refuses.
+    """
+
+    def spooled(self, node: str, number: int, frame: Frame) -> bool:
+        """A frame out of a node's spool, of a camera of that node."""
+
+    def answered(self, node: str, message: Holdings | Fetched) -> bool:
+        """Anything else that answers a question."""
 
 
 class Receiver:
@@ -108,6 +131,10 @@ class Receiver:
         self._lock = threading.Lock()  # over everything above that statistics() reads
         self._started_ns = time.time_ns()
         self._take = ""
+        self._take_at = 0  # server clock: when the take began, or the last one ended
+        self._ended = ""  # the last take
+        self.answers: Answers | None = None  # set before start
+        self._to_tell: deque[tuple[str, Inventory | Fetch | Release]] = deque(maxlen=_MOST_TOLD)
         self._record_at = self._summary_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="receive", daemon=True)
@@ -136,10 +163,20 @@ class Receiver:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    def record(self, on: bool, take: str = "take") -> None:
-        """Tell every node that a take of this name begins (on) or ends, until each says that it knows."""
+    def record(self, on: bool, take: str = "take", at_ns: int | None = None) -> None:
+        """Tell every node that a take of this name begins (on) or ends, until each says that it knows.
+
+        at_ns: when, server clock; now where it is not given.
+        """
         with self._lock:
+            if self._take and not on:
+                self._ended = self._take
             self._take, self._record_at = take if on else "", 0.0
+            self._take_at = time.time_ns() if at_ns is None else at_ns
+
+    def tell(self, node: str, message: Inventory | Fetch | Release) -> None:
+        """Say this to a node soon; from any thread. It is lost when the node is not there."""
+        self._to_tell.append((node, message))
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Each camera at this moment, as plain values; may be called from any thread.
@@ -157,7 +194,8 @@ class Receiver:
         """Each node at this moment, as plain values; may be called from any thread.
 
         connected: welcomed on both sockets and heard of within three seconds. age_s: since its last word on the control
-        socket, None before the first. take: the take that it says it records, empty when none.
+        socket, None before the first. take: the take that it says it records, empty when none. spool: frames kept and
+        lost, bytes that wait and that are free, and a fault, empty while there is none. incarnation: of its process.
         """
         now = time.monotonic()
         with self._lock:
@@ -184,6 +222,9 @@ class Receiver:
                     self._take_data(parts)
                     self._drain_control()  # clock requests must not wait behind pictures
                 self._remind_of_take()
+                while self._to_tell:
+                    node, message = self._to_tell.popleft()
+                    self._send(self._control, node.encode(), message)
                 self._summarise()
                 if self._on_tick is not None:
                     self._on_tick()
@@ -196,6 +237,9 @@ class Receiver:
         node = _name_of(identity)
         if len(parts) == 2:
             self._take_control(self._data, identity, parts[1].bytes)
+            return
+        if len(parts) == 4:
+            self._take_spooled(node, parts)
             return
         head = parts[1].bytes if len(parts) > 1 else b""
         try:
@@ -214,6 +258,23 @@ class Receiver:
             self._count(frame.header)
         self._on_frame(frame)
         self._grant(identity, frame.header.camera, 1)
+
+    def _take_spooled(self, node: str, parts: Sequence[zmq.Frame]) -> None:
+        """A frame out of a node's spool. It cost no credit, and is of no use to the live chain."""
+        try:
+            if node not in self._nodes:
+                raise MessageError("unknown_node", f"frame from node {node!r}, which the rig file has not")
+            mark = unpack_control(parts[3].bytes)
+            if not isinstance(mark, Spooled):
+                text = f"node {node}: a frame marked with {type(mark).__name__}; must be Spooled"
+                raise MessageError("malformed", text)
+            head, picture = parts[1].bytes, memoryview(parts[2].buffer)
+            frame = unpack_frame([head, picture], max_bytes=self._rig.wire.max_frame_bytes)
+            self._check_frame(frame.header, node)
+            if self.answers is None or not self.answers.spooled(node, mark.number, frame):
+                raise MessageError("unasked", f"node {node}: sends frames out of its spool that nobody asked for")
+        except MessageError as error:
+            self._refuse(error, node)
 
     def _check_frame(self, header: FrameHeader, node: str) -> None:
         camera = self._cameras.get(header.camera)
@@ -255,12 +316,17 @@ class Receiver:
             if isinstance(message, Hello):
                 self._hello(socket, identity, message)
                 return
-            if socket is self._data or not isinstance(message, (ClockRequest, Report, Bye)):
+            of_data = isinstance(message, Fetched)
+            if of_data != (socket is self._data) or not isinstance(
+                message, (ClockRequest, Report, Bye, Holdings, Fetched)
+            ):
                 plane = "data" if socket is self._data else "control"
                 text = f"node {node}: a {type(message).__name__} is not sent to the server's {plane} socket"
                 raise MessageError("malformed", text)
             if node not in self._nodes:
                 raise MessageError("unknown_node", f"node {node!r}, which the rig file has not")
+            if isinstance(message, (Holdings, Fetched)) and not (self.answers and self.answers.answered(node, message)):
+                raise MessageError("unasked", f"node {node}: a {type(message).__name__} that answers nothing")
         except MessageError as error:
             self._refuse(error, node)
             return
@@ -270,7 +336,7 @@ class Receiver:
             state = self._nodes[node]
             state.seen = time.monotonic()
             if isinstance(message, Report):
-                state.take = message.take
+                state.take, state.spool = message.take, message.spool
                 for report in message.cameras:
                     if report.camera in self._cameras and self._cameras[report.camera].node == node:
                         self._cameras[report.camera].report = report
@@ -322,10 +388,13 @@ class Receiver:
             if now < self._record_at:
                 return
             self._record_at = now + _RECORD_REPEAT_S
-            take = self._take
+            take, at_ns, ended = self._take, self._take_at, self._ended
             told = [(name, node.take) for name, node in self._nodes.items() if node.control and node.take != take]
         for name, other in told:
-            self._send(self._control, name.encode(), Record(bool(take), take or other))
+            # Of a take that another server began nobody knows here when it ended: now.
+            self._send(
+                self._control, name.encode(), Record(bool(take), take or other, at_ns if take or other == ended else 0)
+            )
 
     def _send(self, socket: zmq.Socket, identity: bytes, message: Control) -> None:
         try:
@@ -381,7 +450,13 @@ def _age(seen: float | None, now: float) -> float | None:
 
 def _node_statistics(node: _Node, now: float) -> dict[str, Any]:
     heard = node.seen is not None and now - node.seen < _SILENCE_S
-    return {"connected": node.data and node.control and heard, "age_s": _age(node.seen, now), "take": node.take}
+    return {
+        "connected": node.data and node.control and heard,
+        "age_s": _age(node.seen, now),
+        "take": node.take,
+        "spool": asdict(node.spool),
+        "incarnation": node.incarnation,
+    }
 
 
 def _camera_statistics(camera: _Camera, now: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fusion_server.preview import Preview
 from fusion_server.receive import Receiver
 from fusion_server.reconstruct import make_reconstructor
 from fusion_server.takes import TakeWriter
+from fusion_server.takes.backfiller import Backfiller
 from protocol.calibration import Calibration, load_calibration
 from protocol.errors import HeadstreamError
 from protocol.messages import Frame
@@ -59,6 +60,7 @@ class Server:
         self.calibration = rig_calibration(rig)
         # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
         self.receiver = Receiver(rig, self.calibration, self._on_frame, on_tick=self._on_tick)
+        self.backfill = Backfiller(rig, self.receiver, self._recording)
         reconstructor = make_reconstructor(self.calibration, shared(rig.normals), rig.surface)
         self.pipeline = Pipeline(rig, self.calibration, reconstructor, Decoder(threads=2))
         self.pipeline.observe(self._on_result, self._on_fault, self._on_images)
@@ -74,12 +76,14 @@ class Server:
         """Start every thread; nodes may come and go from now on."""
         self.pipeline.start()
         self.receiver.start()
+        self.backfill.start()
         self._teller.start()
 
     def stop(self) -> None:
         """Close the take, end every thread, free the ports."""
         self._stop.set()
         self.stop_recording()
+        self.backfill.stop()
         self.receiver.stop()
         self.pipeline.stop()
         if self._teller.is_alive():
@@ -93,21 +97,23 @@ class Server:
             if self._take is not None:
                 raise HeadstreamError(f"{self._take.path} is still being recorded; stop it first")
             self._take = TakeWriter(self.rig.server.takes, slate, self.rig, self.calibration)
-            path = self._take.path
-        self.receiver.record(True, path.name)
+            path, started_ns = self._take.path, self._take.started_ns
+        self.receiver.record(True, path.name, started_ns)
         log.info("recording %s", path)
         return path
 
     def stop_recording(self) -> Path | None:
-        """End the running take, if there is one; returns its folder."""
-        self.receiver.record(False)
+        """End the running take, if there is one; returns its folder. What it lacks is then fetched from the nodes."""
+        ended_ns = time.time_ns()
+        self.receiver.record(False, at_ns=ended_ns)
         with self._take_lock:
             take, self._take = self._take, None
         if take is None:
             return None
         take.statistics(self.status())
-        take.close()
+        take.close(ended_ns)
         log.info("recorded %s", take.path)
+        self.backfill.add(take.path)
         return take.path
 
     def annotate(self, **values: Any) -> None:
@@ -126,6 +132,8 @@ class Server:
             "faults": self.pipeline.faults,
             **self.pipeline.meter.summary(),
             "take": str(take.path) if take else None,
+            "backfill": self.backfill.status(),
+            "spool": {name: node["spool"] for name, node in self.receiver.nodes().items()},
             **self._extra_status,
         }
 
@@ -135,6 +143,10 @@ class Server:
         if self.pipeline.failure is not None:
             return f"a stage of the pipeline failed: {self.pipeline.failure!r}"
         return None if self.receiver.alive else "the receiver failed"
+
+    def _recording(self) -> Path | None:
+        take = self._take
+        return take.path if take else None
 
     def _on_frame(self, frame: Frame) -> None:
         with self._take_lock:

@@ -229,6 +229,33 @@ def export(
 
 
 @app.command()
+def backfill(
+    rig: RigPath,
+    take: Annotated[
+        Path | None, typer.Argument(metavar="[TAKE]", help="one take; default: every take that wants pictures")
+    ] = None,
+    patience: Annotated[float, typer.Option(min=0.1, help="give up when nothing came for so many seconds")] = 15.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fetch what takes lack out of the nodes' spools; the server does it by itself while it runs."""
+    from launch.backfill import backfill as run
+    from launch.backfill import report_lines
+    from launch.local import until_asked_to_stop
+    from protocol.rig import load_rig
+
+    stop = until_asked_to_stop()
+    with progress_bar(as_json) as progress:
+        task = progress.add_task("backfill", total=None)
+
+        def step(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total or None)
+
+        takes = run(load_rig(rig), take, stop, step, patience)
+    print(json.dumps(takes) if as_json else "\n".join(report_lines(takes)))
+    raise typer.Exit(0 if all(entry["complete"] for entry in takes) else 1)
+
+
+@app.command()
 def doctor(
     rig: Annotated[Path | None, typer.Argument(metavar="[RIG]", help="check what this rig needs, too")] = None,
     as_json: JsonFlag = False,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fusion_server.preview.panel import take_lines
 from fusion_server.server import Server
 from launch.local import until_asked_to_stop
 from launch.truth import TruthMonitor
@@ -86,4 +87,5 @@ def status_line(status: dict[str, Any]) -> str:
         parts.append(f"{status['faults']} faults")
     if status["take"]:
         parts.append(f"REC {Path(status['take']).name}")
+    parts += take_lines(status)
     return " | ".join(parts)

@@ -1,12 +1,13 @@
 """The messages between a capture node and the fusion server, and the order in which they are said.
 
 Two sockets join a node to the server. Both are DEALER at the node and ROUTER at the server, both carry the node's
-name as ZeroMQ identity, so that each message at the server is ``[identity, *parts]``. A frame has two parts,
-``[header, jpeg]`` (``pack_frame``); everything else has one (``pack_control``). That is how they are told apart.
+name as ZeroMQ identity, so that each message at the server is ``[identity, *parts]``. A live frame has two parts,
+``[header, jpeg]`` (``pack_frame``), a frame out of a node's spool three, ``[header, jpeg, Spooled]``; everything else
+has one (``pack_control``). That is how they are told apart.
 
-    data     node -> server   Hello, frames             server -> node   Welcome, Refused, Grant
-    control  node -> server   Hello, ClockRequest,      server -> node   Welcome, Refused, ClockReply,
-                              Report, Bye                                Record
+    data     node -> server   Hello, frames, Fetched    server -> node   Welcome, Refused, Grant
+    control  node -> server   Hello, ClockRequest,      server -> node   Welcome, Refused, ClockReply, Record,
+                              Report, Holdings, Bye                      Inventory, Fetch, Release
 
 **Announcing.** The node says Hello on each socket until that same socket brings a Welcome whose ``number`` is the
 ``number`` of the node's latest Hello there; it repeats after 0.1 s, doubling to 2 s. The server answers *every* Hello
@@ -32,9 +33,25 @@ keeps its newest few frames per camera and drops the oldest unsent one. Where fr
 node that sees a new S knows that the server was restarted and says Hello on both sockets. So does a node that has
 heard nothing on the control socket for 2 s. About 4 requests a second come from each node, 20 in its first.
 
+**Recording.** Record(on, take, at_ns) tells each node that a take begins or ends, and at which moment of the server's
+clock; the server repeats it until ``Report.take`` of the node equals the take (empty: not recording), and sends it
+after Welcome to a node that comes during a take. While it records a node keeps every picture in its spool, from the
+take's beginning (out of its pre-roll, where it heard of it late) to its end, and goes on without a server until told
+otherwise.
+
+**Backfill.** No credit is involved; the server asks and the node answers, live frames first.
+
+- Inventory(number, take, start_ns, end_ns): the node answers with ``parts`` Holdings of that number: by camera and
+  incarnation the spans of sequences that it holds of that time and those it knows to be lost, with the reason. With
+  ``closed`` false it still writes the take, says nothing, and is to be asked again.
+- Fetch(number, take, camera, incarnation, spans): the node sends frames of these sequences, each marked with
+  Spooled(number), in any order, until it has sent all or ``most_bytes`` of pictures (at least one), then Fetched with
+  the same number and whatever turned out to be lost. A later Inventory or Fetch takes the place of one under way.
+  Fetched comes by the data socket, so that no frame comes after it. A server that hears nothing asks again.
+- Release(take): everything that the node holds of the take is safe at the server; the node may delete it.
+
 **The rest.** Report comes each second. Bye (control) means that the node ends of its own will and nothing more is to
-be expected. Record(on, take) tells each node that a take begins or ends; the server repeats it until ``Report.take`` of
-the node equals the take (empty: not recording), and sends it after Welcome to a node that comes during a take.
+be expected.
 
 Whoever sends on a ROUTER must expect ``zmq.EHOSTUNREACH`` (the node is gone) and ``zmq.EAGAIN`` (it does not read).
 """
@@ -44,27 +61,33 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NoReturn, TypeAlias
 
 import msgpack
 
 from protocol.errors import HeadstreamError
+from protocol.spans import Spans
 
 VERSION = 1  # of the envelope: what pack_frame and pack_control make
-SCHEMA = 1  # of the frame header's fields
+SCHEMA = 2  # of the frame header's fields; 1, without the incarnation, stands in older takes
 LARGEST_SIDE = 65_535  # pixels, as a JPEG can hold
 LARGEST_HEADER = 512  # bytes
 LARGEST_CONTROL = 65_536  # bytes
 MOST_CAMERAS = 256  # of one node
+SCHEMAS_OF_FILES = (1, SCHEMA)
 MOST_CREDIT = 1024
+MOST_SPANS, MOST_LOST = 1024, 128  # of one message; LARGEST_CONTROL holds that many whatever their numbers are
+MOST_PARTS = 1000  # of one inventory
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 _LATEST = 2**62  # ns; a clock and an offset add up to less than 2**63
 _COUNT = 2**62
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_TAKE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")  # a slate and its number; nodes make a folder of it
 
 
 class MessageError(HeadstreamError):
@@ -92,6 +115,7 @@ class FrameHeader:
     offset_sigma_ns: int  # one standard deviation of offset_ns
     width: int
     height: int
+    incarnation: int = 0  # of the node's process, as in Hello; with camera and sequence it names the picture
 
     @property
     def capture_ns(self) -> int:
@@ -112,6 +136,11 @@ def is_name(value: object) -> bool:
     return type(value) is str and _NAME.fullmatch(value) is not None
 
 
+def is_take(value: object) -> bool:
+    """Whether this can name a take: as a node or camera, of up to 80 characters."""
+    return type(value) is str and _TAKE.fullmatch(value) is not None
+
+
 def pack_frame(frame: Frame) -> list[bytes | memoryview]:
     """``[header, jpeg]``, ready to be sent; the JPEG is not copied.
 
@@ -122,27 +151,19 @@ def pack_frame(frame: Frame) -> list[bytes | memoryview]:
     if not jpeg:
         raise MessageError("malformed", f"camera {h.camera}: a frame without a picture")
     fields = (VERSION, SCHEMA, len(jpeg), zlib.crc32(jpeg), h.camera, h.node, h.sequence, h.trigger, h.device_ns)
-    rest = (h.node_ns, h.offset_ns, h.offset_sigma_ns, h.width, h.height)
+    rest = (h.node_ns, h.offset_ns, h.offset_sigma_ns, h.width, h.height, h.incarnation)
     return [msgpack.packb(fields + rest), jpeg]
 
 
-def unpack_frame(parts: Sequence[Buffer], *, max_bytes: int = 16 << 20) -> Frame:
+def unpack_frame(parts: Sequence[Buffer], *, max_bytes: int = 16 << 20, of_file: bool = False) -> Frame:
     """The frame that ``pack_frame`` packed; the JPEG is checked against its CRC but neither copied nor decoded.
 
-    Raises MessageError for anything else, whatever the bytes are.
+    of_file: take older schemas, too, as files keep them. Raises MessageError for anything else, whatever the bytes are.
     """
     if len(parts) != 2:
         raise MessageError("malformed", f"a frame has 2 parts, this has {len(parts)}")
     head, jpeg = parts
-    if len(head) > LARGEST_HEADER:
-        raise MessageError("oversized", f"a frame header of {len(head)} bytes; at most {LARGEST_HEADER} are taken")
-    fields = _unpack(head)
-    if len(fields) < 2 or fields[0] != VERSION or fields[1] != SCHEMA:
-        _wrong_version("frame", fields[:2], [VERSION, SCHEMA])
-    if len(fields) != 14:
-        raise MessageError("malformed", f"a frame header has 14 fields, this has {len(fields)}")
-    header = FrameHeader(*fields[4:])
-    _check_header(header)
+    header, fields = _header(head, SCHEMAS_OF_FILES if of_file else (SCHEMA,))
     if len(jpeg) > max_bytes:
         text = f"camera {header.camera}: a picture of {len(jpeg)} bytes; at most {max_bytes} are taken"
         raise MessageError("oversized", text)
@@ -152,6 +173,26 @@ def unpack_frame(parts: Sequence[Buffer], *, max_bytes: int = 16 << 20) -> Frame
     if zlib.crc32(jpeg) != fields[3]:
         raise MessageError("crc", f"camera {header.camera}: picture {header.sequence} was damaged on its way")
     return Frame(header, jpeg if isinstance(jpeg, memoryview) else bytes(jpeg))
+
+
+def unpack_header(head: Buffer) -> FrameHeader:
+    """The header alone, of this schema or of an older file's. Raises MessageError."""
+    return _header(head, SCHEMAS_OF_FILES)[0]
+
+
+def _header(head: Buffer, schemas: tuple[int, ...]) -> tuple[FrameHeader, list[Any]]:
+    """The header and the fields that it was made of: version, schema, bytes and CRC of the JPEG, then its own."""
+    if len(head) > LARGEST_HEADER:
+        raise MessageError("oversized", f"a frame header of {len(head)} bytes; at most {LARGEST_HEADER} are taken")
+    fields = _unpack(head)
+    if len(fields) < 2 or fields[0] != VERSION or fields[1] not in schemas:
+        _wrong_version("frame", fields[:2], [VERSION, SCHEMA])
+    due = 13 + fields[1]  # schema 1 has 14
+    if len(fields) != due:
+        raise MessageError("malformed", f"a frame header has {due} fields, this has {len(fields)}")
+    header = FrameHeader(*fields[4:])
+    _check_header(header)
+    return header, fields
 
 
 def _check_header(h: FrameHeader) -> None:
@@ -168,6 +209,7 @@ def _check_header(h: FrameHeader) -> None:
         ("offset_sigma_ns", h.offset_sigma_ns, 0, _LATEST),
         ("width", h.width, 1, LARGEST_SIDE),
         ("height", h.height, 1, LARGEST_SIDE),
+        ("incarnation", h.incarnation, 0, _LATEST),
     ):
         if type(value) is not int or not low <= value <= high:
             text = f"camera {h.camera}: {field} is {_brief(value)}; must be a whole number from {low} to {high}"
@@ -237,12 +279,27 @@ class CameraReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SpoolReport:
+    """A node's spool: frames kept and lost since it started, bytes that wait for the disk and that it has free.
+
+    ``fault`` is one line while pictures are not kept, and while room for the next take is short; else empty.
+    """
+
+    kept: int = 0
+    lost: int = 0
+    waiting_bytes: int = 0
+    free_bytes: int = 0
+    fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """How a node's cameras do; ``take`` is the take it was told to record, empty when none."""
 
     node: str
     take: str
     cameras: tuple[CameraReport, ...]
+    spool: SpoolReport = SpoolReport()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +311,106 @@ class Bye:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A take begins (on) or ends; ``take`` is its name."""
+    """A take begins (on) or ends; ``take`` is its name, ``at_ns`` the moment on the server's clock.
+
+    An end at 0 is now: the server does not know when the take ended, as it was restarted.
+    """
 
     on: bool
     take: str
+    at_ns: int = 0
 
 
-Control: TypeAlias = Hello | Welcome | Refused | Grant | ClockRequest | ClockReply | Report | Bye | Record
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What does the node hold of a take, of pictures exposed from start_ns to end_ns (server clock)?"""
+
+    number: int
+    take: str
+    start_ns: int
+    end_ns: int
+
+
+Lost: TypeAlias = tuple[int, int, str]  # first and last sequence, and why
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Of one camera and one process of its node: sequences held, and sequences known to be lost."""
+
+    camera: str
+    incarnation: int
+    held: Spans
+    lost: tuple[Lost, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """The answer to the Inventory of that number: part ``part`` of ``parts``, each with some of the holdings.
+
+    A camera's holding that is too long for a part goes on in the next one.
+    """
+
+    number: int
+    take: str
+    part: int
+    parts: int
+    closed: bool
+    holdings: tuple[Holding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """The server wants these pictures out of the node's spool."""
+
+    number: int
+    take: str
+    camera: str
+    incarnation: int
+    spans: Spans
+    most_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Third part of a frame that answers the Fetch of that number."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """All that the Fetch of that number brings was sent: so many frames; ``lost`` could not be read."""
+
+    number: int
+    sent: int
+    lost: tuple[Lost, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """All that the node holds of the take is safe at the server."""
+
+    take: str
+
+
+Control: TypeAlias = (
+    Hello
+    | Welcome
+    | Refused
+    | Grant
+    | ClockRequest
+    | ClockReply
+    | Report
+    | Bye
+    | Record
+    | Inventory
+    | Holdings
+    | Fetch
+    | Spooled
+    | Fetched
+    | Release
+)
 
 
 def pack_control(message: Control) -> bytes:
@@ -360,21 +510,63 @@ def _several(check: _Check) -> _Check:
     return check_all
 
 
-def _camera_report(value: Any, where: str) -> CameraReport:
-    fields = _as_list(value) if isinstance(value, CameraReport) else value
-    if not isinstance(fields, (list, tuple)) or len(fields) != len(_CAMERA_REPORT):
-        raise MessageError("malformed", f"{where}: must be a list of {len(_CAMERA_REPORT)} fields")
-    return CameraReport(*(check(field, where) for check, field in zip(_CAMERA_REPORT, fields, strict=True)))
+def _nested(cls: type[Any], checks: tuple[_Check, ...]) -> _Check:
+    """A dataclass inside a message: a list of its fields."""
+
+    def check(value: Any, where: str) -> Any:
+        fields = _as_list(value) if isinstance(value, cls) else value
+        if not isinstance(fields, (list, tuple)) or len(fields) != len(checks):
+            raise MessageError("malformed", f"{where}: must be a list of {len(checks)} fields")
+        return cls(*(inner(field, where) for inner, field in zip(checks, fields, strict=True)))
+
+    return check
+
+
+def _spans(value: Any, where: str) -> Spans:
+    """Sorted spans that do not touch."""
+    spans = tuple((first, last) for first, last, _ in _pieces(value, where, MOST_SPANS, 2))
+    for before, after in pairwise(spans):
+        if after[0] <= before[1] + 1:
+            raise MessageError("malformed", f"{where}: spans must ascend and not touch")
+    return spans
+
+
+def _losses(value: Any, where: str) -> tuple[Lost, ...]:
+    return tuple((first, last, _text(100)(why, where)) for first, last, why in _pieces(value, where, MOST_LOST, 3))
+
+
+def _pieces(value: Any, where: str, most: int, fields: int) -> Iterator[tuple[int, int, Any]]:
+    if not isinstance(value, (list, tuple)) or len(value) > most:
+        raise MessageError("malformed", f"{where}: must be a list of at most {most}")
+    for piece in value:
+        if not isinstance(piece, (list, tuple)) or len(piece) != fields:
+            raise MessageError("malformed", f"{where}: must be lists of {fields}")
+        first, last = _count(piece[0], where), _count(piece[1], where)
+        if last < first:
+            raise MessageError("malformed", f"{where}: {first} to {last} is no span")
+        yield first, last, piece[-1]
+
+
+def _take_name(value: Any, where: str) -> str:
+    if not is_take(value):
+        raise MessageError("malformed", f"{where}: {_brief(value)} is no take's name")
+    return value
+
+
+def _take_or_none(value: Any, where: str) -> str:
+    return value if value == "" and type(value) is str else _take_name(value, where)
 
 
 def _as_list(value: Any) -> list[Any]:
-    if not isinstance(value, CameraReport):
+    if type(value) not in (CameraReport, SpoolReport, Holding):
         raise TypeError(f"cannot pack a {type(value).__name__}")
     return [getattr(value, name) for name in value.__slots__]
 
 
 _count, _ns = _whole(0, _COUNT), _whole(0, _LATEST)
-_CAMERA_REPORT: tuple[_Check, ...] = (_name, _count, _count, _count, _count, _rate)
+_camera_report = _nested(CameraReport, (_name, _count, _count, _count, _count, _rate))
+_spool_report = _nested(SpoolReport, (_count, _count, _count, _count, _text(200)))
+_holding = _nested(Holding, (_name, _ns, _spans, _losses))
 _KINDS: dict[str, tuple[type[Any], tuple[_Check, ...]]] = {
     "hello": (Hello, (_name, _several(_name), _ns, _count)),
     "welcome": (Welcome, (_count, _ns)),
@@ -382,8 +574,17 @@ _KINDS: dict[str, tuple[type[Any], tuple[_Check, ...]]] = {
     "grant": (Grant, (_name, _whole(0, MOST_CREDIT))),
     "clock?": (ClockRequest, (_ns,)),
     "clock!": (ClockReply, (_ns, _ns, _ns, _ns)),
-    "report": (Report, (_name, _text(200), _several(_camera_report))),
+    "report": (Report, (_name, _take_or_none, _several(_camera_report), _spool_report)),
     "bye": (Bye, (_name,)),
-    "record": (Record, (_flag, _text(200))),
+    "record": (Record, (_flag, _take_name, _ns)),
+    "inventory": (Inventory, (_count, _take_name, _ns, _ns)),
+    "holdings": (
+        Holdings,
+        (_count, _take_name, _whole(0, MOST_PARTS - 1), _whole(1, MOST_PARTS), _flag, _several(_holding)),
+    ),
+    "fetch": (Fetch, (_count, _take_name, _name, _ns, _spans, _whole(1, _COUNT))),
+    "spooled": (Spooled, (_count,)),
+    "fetched": (Fetched, (_count, _count, _losses)),
+    "release": (Release, (_take_name,)),
 }
 _KIND_OF = {cls: (kind, checks) for kind, (cls, checks) in _KINDS.items()}

@@ -26,7 +26,7 @@ from protocol.errors import HeadstreamError
 from protocol.messages import is_name
 from protocol.table import chosen, limited, nearest, parse_table, shown
 
-_SECTIONS = ("server", "sync", "wire", "normals", "surface")
+_SECTIONS = ("server", "sync", "wire", "spool", "normals", "surface")
 
 
 class RigError(HeadstreamError):
@@ -78,6 +78,30 @@ class WireConfig:
 
 
 @dataclass(frozen=True)
+class SpoolConfig:
+    """What a node keeps on its own disk while a take is recorded, until the server has it."""
+
+    enabled: bool = True
+    folder: Path = Path("spool")
+    max_gb: float = limited(200.0, 0.001, 1e6)  # of everything in the folder
+    min_free_gb: float = limited(2.0, 0, 1e6)  # left on the disk for everything else
+    keep: bool = False  # keep takes that the server has, until their room is wanted
+    queue_mb: float = limited(128.0, 1, 65_536)  # pictures that wait for the disk
+    preroll_mb: float = limited(64.0, 0, 65_536)  # newest pictures, for a take of which the node hears late
+    alone_minutes: float = limited(60.0, 0.1, 10_000)  # how long a take goes on at a node that hears of no server
+
+    @property
+    def max_bytes(self) -> int:
+        """``max_gb`` in bytes."""
+        return int(self.max_gb * 1e9)
+
+    @property
+    def min_free_bytes(self) -> int:
+        """``min_free_gb`` in bytes."""
+        return int(self.min_free_gb * 1e9)
+
+
+@dataclass(frozen=True)
 class NormalsConfig:
     """The network that predicts normals; its engine checks the names it knows."""
 
@@ -114,7 +138,7 @@ class CameraConfig:
 class Rig:
     """A whole rig.
 
-    Its relative paths start at ``root``, the rig file's folder: ``calibration``, ``server.takes`` and
+    Its relative paths start at ``root``, the rig file's folder: ``calibration``, ``server.takes``, ``spool.folder`` and
     ``normals.weights`` stand here with it, those in a camera's ``options`` are the driver's to resolve.
     """
 
@@ -126,6 +150,7 @@ class Rig:
     server: ServerConfig = ServerConfig()
     sync: SyncConfig = SyncConfig()
     wire: WireConfig = WireConfig()
+    spool: SpoolConfig = SpoolConfig()
     normals: NormalsConfig = NormalsConfig()
     surface: SurfaceConfig = SurfaceConfig()
 
@@ -188,6 +213,7 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
         "server": parse_table(ServerConfig, data.get("server", {}), where, "server", RigError),
         "sync": parse_table(SyncConfig, data.get("sync", {}), where, "sync", RigError),
         "wire": parse_table(WireConfig, data.get("wire", {}), where, "wire", RigError),
+        "spool": parse_table(SpoolConfig, data.get("spool", {}), where, "spool", RigError),
         "normals": parse_table(NormalsConfig, data.get("normals", {}), where, "normals", RigError),
         "surface": parse_table(SurfaceConfig, data.get("surface", {}), where, "surface", RigError),
     }
@@ -197,7 +223,11 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     normals = rig.normals
     if normals.weights:
         normals = replace(normals, weights=str(root / normals.weights))
-    return replace(rig, server=replace(rig.server, takes=root / rig.server.takes), normals=normals)
+    server, spool = (
+        replace(rig.server, takes=root / rig.server.takes),
+        replace(rig.spool, folder=root / rig.spool.folder),
+    )
+    return replace(rig, server=server, spool=spool, normals=normals)
 
 
 def save_rig(rig: Rig, path: str | Path) -> None:
@@ -214,6 +244,8 @@ def save_rig(rig: Rig, path: str | Path) -> None:
         plain = type(section)()
         if name == "server":
             plain = replace(plain, takes=rig.root / plain.takes)
+        if name == "spool":
+            plain = replace(plain, folder=rig.root / plain.folder)
         if name == "normals" and section.weights:
             section = replace(section, weights=Path(section.weights))
         values = [(f.name, getattr(section, f.name)) for f in fields(section)]

@@ -43,7 +43,23 @@ def status_markdown(status: Mapping[str, Any]) -> str:
         if value
     ]
     lines.append(f"{status.get('meshes', 0)} meshes" + "".join(f" · {text}" for text in trouble))
+    lines += take_lines(status)
     return "\n\n".join(lines)
+
+
+def take_lines(status: Mapping[str, Any]) -> list[str]:
+    """What is to be known of takes beside the one that runs: pictures on their way, and disks in trouble."""
+    lines = []
+    backfill = status.get("backfill", {})
+    if backfill.get("take"):
+        lines.append(f"backfilling {backfill['take']}: {backfill['done']:,} of {backfill['total']:,} frames")
+    elif backfill.get("queued"):
+        waiting = "1 take waits" if backfill["queued"] == 1 else f"{backfill['queued']} takes wait"
+        lines.append(f"{waiting} for pictures of nodes")
+    if backfill.get("fault"):
+        lines.append(f"backfill: {backfill['fault']}")
+    lines += [f"node {name}: {spool['fault']}" for name, spool in status.get("spool", {}).items() if spool["fault"]]
+    return lines
 
 
 def cameras_markdown(cameras: Mapping[str, Mapping[str, Any]]) -> str:

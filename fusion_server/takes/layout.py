@@ -1,9 +1,13 @@
 """What a take looks like on disk; writer and reader share it.
 
     <takes>/<slate>_<take>/take.json     who, when, how many; written again at the end
-    <takes>/<slate>_<take>/take.mcap     everything
+    <takes>/<slate>_<take>/take.mcap     everything that was received and made while it was recorded
+    <takes>/<slate>_<take>/backfill.mcap frames that came after it, out of the nodes' spools; only where there are such
 
-The MCAP file is written without chunks and without a buffer, one record at a time, so that a writer killed at any
+``take.json`` says ``complete`` when every picture of every camera is there. Else ``missing`` lists what is not, and why
+(``takes.account``), and ``settled`` whether that is final: every node was asked and everything it had has come.
+
+An MCAP file is written without chunks and without a buffer, one record at a time, so that a writer killed at any
 moment loses at most the record in hand. Its parts:
 
 - attachment ``cameras.json``: the calibration, before anything else
@@ -16,27 +20,24 @@ exposure).
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from protocol.errors import HeadstreamError
-from protocol.messages import Frame, pack_frame, unpack_frame
 
 VERSION = 1
-MCAP_NAME, INFO_NAME, CALIBRATION_NAME = "take.mcap", "take.json", "cameras.json"
+MCAP_NAME, BACKFILL_NAME, INFO_NAME, CALIBRATION_NAME = "take.mcap", "backfill.mcap", "take.json", "cameras.json"
 PROFILE = "headstream"
 CAMERA_TOPIC = "/camera/"
-_HEAD = struct.Struct("<I")
-_LARGEST_HEAD = 4096
 
 # Schemas are text for people: what a program needs to read a channel without this package.
 FRAME_SCHEMA = """\
 bytes 0..3: length n of the header, uint32 little-endian
 bytes 4..4+n: header, a msgpack array: version, schema, bytes and CRC-32 of the JPEG, camera, node, sequence,
-  trigger (or nil), device_ns, node_ns, offset_ns, offset_sigma_ns, width, height; server clock = node_ns + offset_ns
+  trigger (or nil), device_ns, node_ns, offset_ns, offset_sigma_ns, width, height, incarnation (schema 1: without);
+  server clock = node_ns + offset_ns; camera, incarnation (of the node's process) and sequence name a picture
 the rest: the JPEG as it was received
 """
 SCHEMAS = {
@@ -80,20 +81,6 @@ class TakeMesh:
     timing: dict[str, float]  # seconds a stage
     missing: tuple[str, ...] = ()
     spread_ns: int = 0
-
-
-def pack_frame_record(frame: Frame) -> bytes:
-    """A frame as it stands in the file."""
-    head, jpeg = pack_frame(frame)
-    return b"".join((_HEAD.pack(len(head)), head, jpeg))
-
-
-def unpack_frame_record(data: bytes) -> Frame:
-    """The frame of a record; its JPEG is checked against its CRC. Raises MessageError for a damaged one."""
-    (length,) = _HEAD.unpack_from(data) if len(data) >= _HEAD.size else (0,)
-    view = memoryview(data)
-    start = _HEAD.size + min(length, _LARGEST_HEAD)
-    return unpack_frame([view[_HEAD.size : start], view[start:]], max_bytes=len(data))
 
 
 def plain(value: Any) -> Any:

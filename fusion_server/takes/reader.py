@@ -4,48 +4,44 @@ from __future__ import annotations
 
 import json
 import logging
-import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgpack
 import numpy as np
-from mcap.data_stream import ReadDataStream
-from mcap.exceptions import McapError
-from mcap.opcode import Opcode
-from mcap.records import Attachment, Channel, Metadata
-from mcap.writer import MCAP0_MAGIC
 
 from fusion_server.takes.layout import (
+    BACKFILL_NAME,
     CALIBRATION_NAME,
-    CAMERA_TOPIC,
     INFO_NAME,
     MCAP_NAME,
     TakeError,
     TakeMesh,
     Topology,
-    unpack_frame_record,
 )
+from fusion_server.takes.mcap_index import DAMAGE, McapIndex, Place, read
 from protocol.calibration import Calibration, parse_calibration
+from protocol.frame_record import unpack_frame_record
 from protocol.messages import Frame, MessageError
 
 log = logging.getLogger(__name__)
 
-_RECORD = struct.Struct("<BQ")  # opcode, length
-_MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log_time, publish_time
-_DAMAGE = (ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException)
-_KNOWN = {opcode.value for opcode in Opcode}
+
+class _Item(NamedTuple):
+    at_ns: int
+    file: int  # 0: of the take; 1: of what came after it
+    place: Place
 
 
 class TakeReader:
-    """A take's folder, or its ``take.mcap`` alone.
+    """A take's folder, or its ``take.mcap`` alone. Frames that came after the take (``backfill.mcap``) are its own.
 
-    Opening walks the file once, from record to record without reading pictures, and remembers where each message lies;
-    what follows a record that is not whole is left out (``cut_bytes``). ``faults`` holds the lines that were recorded.
+    Opening walks the files once, from record to record without reading pictures (``mcap_index``); what follows a record
+    that is not whole is left out (``cut_bytes``). ``faults`` holds the lines that were recorded.
     Raises TakeError when there is no take.
     """
 
@@ -53,29 +49,30 @@ class TakeReader:
         path = Path(path)
         self.path = path.parent if path.name == MCAP_NAME else path
         self._file_path = self.path / MCAP_NAME
-        self._at: dict[str, list[tuple[int, int]]] = {}  # topic -> offset and length of each message's data
-        self._times: dict[str, list[int]] = {}  # topic -> what each message is about, server clock
-        self._attachments: dict[str, bytes] = {}
-        self._metadata: dict[str, dict[str, str]] = {}
-        self.finished = False
         self.damaged: Counter[str] = Counter()  # frames left out for their CRC, by camera
         try:
+            self._main = McapIndex(self._file_path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise TakeError(f"{path}: no take; a take is a folder with {MCAP_NAME}") from None
+        try:
+            self._backfill: McapIndex | None = McapIndex(self.path / BACKFILL_NAME)
+        except (FileNotFoundError, NotADirectoryError):
+            self._backfill = None
+        self.finished, self.cut_bytes = self._main.finished, self._main.cut_bytes
+        try:
             with self._file_path.open("rb") as file:
-                self.cut_bytes = self._walk(file, self._file_path.stat().st_size)
                 self.topologies = {each.id: each for each in map(_topology, self._messages(file, "/topology"))}
                 self.faults = [msgpack.unpackb(data)["text"] for data in self._messages(file, "/fault")]
                 self.statistics = [msgpack.unpackb(data) for data in self._messages(file, "/statistics")]
-        except (FileNotFoundError, NotADirectoryError):
-            raise TakeError(f"{path}: no take; a take is a folder with {MCAP_NAME}") from None
         except OSError as error:
             raise TakeError(f"{self._file_path}: cannot be read ({error.strerror})") from None
-        except (*_DAMAGE, McapError, struct.error) as error:
+        except DAMAGE as error:
             raise TakeError(f"{self._file_path}: damaged ({' '.join(str(error).split())})") from None
 
     @cached_property
     def info(self) -> dict[str, Any]:
         """What is known about the take: slate, take, fps, rig, cameras, started; counts where it was closed."""
-        info = {key: json.loads(value) for key, value in self._metadata.get("take", {}).items()}
+        info = {key: json.loads(value) for key, value in self._main.metadata.get("take", {}).items()}
         try:
             info |= json.loads((self.path / INFO_NAME).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -92,32 +89,40 @@ class TakeReader:
     @cached_property
     def calibration(self) -> Calibration:
         """The rig's cameras. Raises TakeError when the file ends before them."""
-        if CALIBRATION_NAME not in self._attachments:
+        if CALIBRATION_NAME not in self._main.attachments:
             raise TakeError(f"{self._file_path}: ends before its calibration; nothing was recorded")
-        return parse_calibration(json.loads(self._attachments[CALIBRATION_NAME]), f"{self._file_path}: calibration")
+        return parse_calibration(
+            json.loads(self._main.attachments[CALIBRATION_NAME]), f"{self._file_path}: calibration"
+        )
 
     @property
     def frame_counts(self) -> dict[str, int]:
-        """Frames of each camera."""
-        topics = [topic for topic in self._at if topic.startswith(CAMERA_TOPIC)]
-        return {topic[len(CAMERA_TOPIC) :]: len(self._at[topic]) for topic in topics}
+        """Frames of each camera, those that came after the take included."""
+        return {name: len(self._places(name)) for name in self._main.cameras}
+
+    @property
+    def backfilled(self) -> int:
+        """How many of the frames came after the take, out of the nodes' spools."""
+        return sum(len(self._backfill.of_camera(name)) for name in self._backfill.cameras) if self._backfill else 0
 
     @property
     def mesh_count(self) -> int:
         """Number of meshes."""
-        return len(self._at.get("/mesh", ()))
+        return len(self._main.places.get("/mesh", ()))
 
     def frames(self, camera: str | None = None) -> Iterator[Frame]:
-        """Frames of one camera, or of all, in the order in which they were received. Damaged ones are left out."""
-        topics = [CAMERA_TOPIC + name for name in self.frame_counts if camera in (None, name)]
-        places = sorted(place for topic in topics for place in self._at[topic])
-        with self._file_path.open("rb") as file:
-            for place in places:
-                try:
-                    yield unpack_frame_record(_read(file, place))
-                except MessageError as error:
-                    self.damaged[error.reason] += 1
-                    log.warning("%s: frame left out: %s", self._file_path, error)
+        """Frames of one camera, or of all; damaged ones are left out.
+
+        In the order in which they were received, or, in a take that was backfilled, in which they were exposed.
+        """
+        names = [name for name in self._main.cameras if camera in (None, name)]
+        found = [item for name in names for item in self._places(name)]
+        found.sort(key=(lambda item: item.at_ns) if self._backfill else (lambda item: item.place.offset))
+        with self._open() as files:
+            for item in found:
+                frame = self._frame(files, item)
+                if frame is not None:
+                    yield frame
 
     def frames_at(self, capture_ns: int, within_ns: int) -> dict[str, Frame]:
         """The frame of each camera that was exposed nearest to a moment of the server's clock, no further than this.
@@ -125,18 +130,14 @@ class TakeReader:
         A camera that has none, or a damaged one, is left out.
         """
         found = {}
-        with self._file_path.open("rb") as file:
-            for camera in self.frame_counts:
-                topic = CAMERA_TOPIC + camera
-                times = np.array(self._times.get(topic, ()), np.int64)
+        with self._open() as files:
+            for camera in self._main.cameras:
+                times = self._moments[camera]
                 if not len(times) or np.abs(times - capture_ns).min() > within_ns:
                     continue
-                place = self._at[topic][int(np.abs(times - capture_ns).argmin())]
-                try:
-                    found[camera] = unpack_frame_record(_read(file, place))
-                except MessageError as error:
-                    self.damaged[error.reason] += 1
-                    log.warning("%s: frame left out: %s", self._file_path, error)
+                frame = self._frame(files, self._places(camera)[int(np.abs(times - capture_ns).argmin())])
+                if frame is not None:
+                    found[camera] = frame
         return found
 
     def meshes(self) -> Iterator[TakeMesh]:
@@ -145,62 +146,46 @@ class TakeReader:
             for data in self._messages(file, "/mesh"):
                 try:
                     mesh = _mesh(data)
-                except _DAMAGE as error:
+                except DAMAGE as error:
                     raise TakeError(f"{self._file_path}: damaged mesh ({' '.join(str(error).split())})") from None
                 if mesh.topology not in self.topologies:
                     raise TakeError(f"{self._file_path}: mesh {mesh.index} has no topology {mesh.topology}")
                 yield mesh
 
     def _messages(self, file: BinaryIO, topic: str) -> Iterator[bytes]:
-        for place in self._at.get(topic, ()):
-            yield _read(file, place)
+        for place in self._main.places.get(topic, ()):
+            yield read(file, place)
 
-    def _walk(self, file: BinaryIO, size: int) -> int:
-        """Note where every whole record lies; returns the bytes behind the last."""
-        magic = file.read(len(MCAP0_MAGIC))
-        if magic != MCAP0_MAGIC[: len(magic)]:
-            raise TakeError(f"{self._file_path}: not an MCAP file")
-        topics: dict[int, str] = {}
-        at = len(magic)
-        while at + _RECORD.size <= size:
-            opcode, length = _RECORD.unpack(file.read(_RECORD.size))
-            start, end = at + _RECORD.size, at + _RECORD.size + length
-            if opcode not in _KNOWN or end > size:
-                break
-            if opcode == Opcode.MESSAGE and length >= _MESSAGE.size:
-                channel, _, _, about = _MESSAGE.unpack(file.read(_MESSAGE.size))
-                if channel not in topics:
-                    break
-                self._times.setdefault(topics[channel], []).append(about)
-                self._at.setdefault(topics[channel], []).append((start + _MESSAGE.size, length - _MESSAGE.size))
-            elif opcode in (Opcode.CHANNEL, Opcode.ATTACHMENT, Opcode.METADATA):
-                self._note(Opcode(opcode), file.read(length), topics)
-            elif opcode == Opcode.FOOTER:
-                self.finished = size - end == len(MCAP0_MAGIC)
-                return 0 if self.finished else size - end
-            file.seek(end)
-            at = end
-        return size - at
+    def _places(self, camera: str) -> list[_Item]:
+        if camera not in self._items:
+            indices = [self._main, *([self._backfill] if self._backfill else [])]
+            self._items[camera] = [
+                _Item(at, i, place) for i, each in enumerate(indices) for at, place in each.of_camera(camera)
+            ]
+        return self._items[camera]
 
-    def _note(self, opcode: Opcode, data: bytes, topics: dict[int, str]) -> None:
-        stream = ReadDataStream(BytesIO(data))
-        if opcode == Opcode.CHANNEL:
-            channel = Channel.read(stream)
-            topics[channel.id] = channel.topic
-            if channel.topic.startswith(CAMERA_TOPIC):
-                self._at.setdefault(channel.topic, [])
-        elif opcode == Opcode.ATTACHMENT:
-            attachment = Attachment.read(stream)
-            self._attachments[attachment.name] = attachment.data
-        else:
-            metadata = Metadata.read(stream)
-            self._metadata[metadata.name] = metadata.metadata
+    @cached_property
+    def _items(self) -> dict[str, list[_Item]]:
+        return {}
 
+    @cached_property
+    def _moments(self) -> dict[str, np.ndarray]:
+        return {name: np.array([item.at_ns for item in self._places(name)], np.int64) for name in self._main.cameras}
 
-def _read(file: BinaryIO, place: tuple[int, int]) -> bytes:
-    offset, length = place
-    file.seek(offset)
-    return file.read(length)
+    @contextmanager
+    def _open(self) -> Iterator[list[BinaryIO]]:
+        """The take's file and, where there is one, that of the frames that came after it."""
+        with ExitStack() as stack:
+            paths = [self._file_path, *([self._backfill.path] if self._backfill else [])]
+            yield [stack.enter_context(path.open("rb")) for path in paths]
+
+    def _frame(self, files: list[BinaryIO], item: _Item) -> Frame | None:
+        try:
+            return unpack_frame_record(read(files[item.file], item.place))
+        except MessageError as error:
+            self.damaged[error.reason] += 1
+            log.warning("%s: frame left out: %s", files[item.file].name, error)
+            return None
 
 
 def _topology(data: bytes) -> Topology:

@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 from mcap.writer import CompressionType, IndexType, Writer
 
+from fusion_server.takes.contents import write_info
 from fusion_server.takes.layout import (
     CALIBRATION_NAME,
     CAMERA_TOPIC,
@@ -27,10 +28,10 @@ from fusion_server.takes.layout import (
     SCHEMAS,
     VERSION,
     TakeError,
-    pack_frame_record,
     plain,
 )
 from protocol.calibration import Calibration
+from protocol.frame_record import pack_frame_record
 from protocol.messages import Frame, is_name
 from protocol.rig import Rig
 
@@ -77,6 +78,8 @@ class TakeWriter:
             "rig": rig.name,
             "cameras": list(rig.camera_ids),
             "finished": False,
+            "complete": False,  # as long as no node was asked
+            "settled": False,
         }
         self._queue_bytes = queue_bytes
         self._queue: deque[_Entry] = deque()
@@ -105,6 +108,11 @@ class TakeWriter:
             raise TakeError(f"{self.path}: cannot be written ({error.strerror})") from None
         self._thread = threading.Thread(target=self._run, name=f"take {self.path.name}", daemon=True)
         self._thread.start()
+
+    @property
+    def started_ns(self) -> int:
+        """When the take began, server clock."""
+        return self._info["started_ns"]
 
     def frame(self, frame: Frame) -> None:
         """Keep a received frame of a camera of the rig. Its JPEG must not be changed afterwards."""
@@ -180,9 +188,13 @@ class TakeWriter:
         """Keep counts, usually once at the end."""
         self._put_map("/statistics", time.time_ns(), plain(dict(values)), vital=True)
 
-    def close(self) -> dict[str, Any]:
-        """Write what waits, finish the file and ``take.json``; returns what that says. May be called twice."""
+    def close(self, ended_ns: int | None = None) -> dict[str, Any]:
+        """Write what waits, finish the file and ``take.json``; returns what that says. May be called twice.
+
+        ended_ns: when the take ended, server clock; now where it is not given.
+        """
         with self._ready:
+            self._info.setdefault("ended_ns", ended_ns or time.time_ns())
             self._closing = True
             self._ready.notify()
         self._thread.join()
@@ -221,7 +233,6 @@ class TakeWriter:
         self._info |= {
             "finished": not self.failure,
             "failure": self.failure,
-            "ended_ns": time.time_ns(),
             "written": dict(sorted(self._written.items())),
             "lost": dict(sorted(self._lost.items())),
         }
@@ -278,9 +289,7 @@ class TakeWriter:
         self._writer.add_metadata("take", {key: json.dumps(value) for key, value in self._info.items()})
 
     def _write_info(self) -> None:
-        scratch = self.path / (INFO_NAME + ".part")
-        scratch.write_text(json.dumps(self._info, indent=1) + "\n", encoding="utf-8")
-        scratch.replace(self.path / INFO_NAME)
+        write_info(self.path, self._info)
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,35 @@ from hypothesis import strategies as st
 from protocol.messages import (
     LARGEST_CONTROL,
     LARGEST_HEADER,
+    MOST_LOST,
+    MOST_PARTS,
+    MOST_SPANS,
     Bye,
     CameraReport,
     ClockReply,
     ClockRequest,
+    Fetch,
+    Fetched,
     Frame,
     FrameHeader,
     Grant,
     Hello,
+    Holding,
+    Holdings,
+    Inventory,
     MessageError,
     Record,
     Refused,
+    Release,
     Report,
+    Spooled,
+    SpoolReport,
     Welcome,
     pack_control,
     pack_frame,
     unpack_control,
     unpack_frame,
+    unpack_header,
 )
 
 JPEG = b"\xff\xd8 a picture \xff\xd9"
@@ -40,13 +52,19 @@ HEADER = FrameHeader(
     offset_sigma_ns=8_900,
     width=2448,
     height=2048,
+    incarnation=1_798_041_150_000_000_000,
 )
 # What version 1 looks like on the wire. When one of these changes, so must VERSION or SCHEMA.
 RECORDED_HEADER = bytes.fromhex(
+    "9f01020fce1a1d2c68a563616d3033a470632d31ce00011170cf0000000c8f25eb87ce075bcd15cf18f3ece6bc7e8000d2ff"
+    "ed2979cd22c4cd0990cd0800cf18f3ece64548ec00"
+)
+HEADER_OF_SCHEMA_1 = bytes.fromhex(  # as older takes have it
     "9e01010fce1a1d2c68a563616d3033a470632d31ce00011170cf0000000c8f25eb87ce075bcd15cf18f3ece6bc7e8000d2ff"
     "ed2979cd22c4cd0990cd0800"
 )
-REPORT = Report("pc-1", "a_003", (CameraReport("cam03", 300, 290, 8, 1, 29.97),))
+REPORT = Report("pc-1", "a_003", (CameraReport("cam03", 300, 290, 8, 1, 29.97),), SpoolReport(300, 2, 9, 8, "full"))
+HOLDINGS = Holdings(7, "a_003", 0, 2, True, (Holding("cam03", 5, ((0, 9), (12, 20)), ((10, 11, "disk full"),)),))
 RECORDED_CONTROL = {
     Hello("pc-1", ("cam03", "cam04"), 1_798_041_152_000_000_000, 3): (
         "9601a568656c6c6fa470632d3192a563616d3033a563616d3034cf18f3ece6bc7e800003"
@@ -56,9 +74,22 @@ RECORDED_CONTROL = {
     Grant("cam03", 3): "9401a56772616e74a563616d303303",
     ClockRequest(1_798_041_152_000_000_000): "9301a6636c6f636b3fcf18f3ece6bc7e8000",
     ClockReply(1, 2, 3, 4): "9601a6636c6f636b2101020304",
-    REPORT: "9501a67265706f7274a470632d31a5615f3030339196a563616d3033cd012ccd01220801cb403df851eb851eb8",
+    REPORT: (
+        "9601a67265706f7274a470632d31a5615f3030339196a563616d3033cd012ccd01220801cb403df8"
+        "51eb851eb895cd012c020908a466756c6c"
+    ),
     Bye("pc-1"): "9301a3627965a470632d31",
-    Record(True, "a_003"): "9401a67265636f7264c3a5615f303033",
+    Record(True, "a_003", 77): "9501a67265636f7264c3a5615f3030334d",
+    Inventory(7, "a_003", 5, 6): "9601a9696e76656e746f727907a5615f3030330506",
+    HOLDINGS: (
+        "9801a8686f6c64696e677307a5615f3030330002c39194a563616d30330592920009920c1491930a0ba96469736b2066756c6c"
+    ),
+    Fetch(
+        8, "a_003", "cam03", 5, ((0, 3), (9, 9)), 4096
+    ): "9801a5666574636808a5615f303033a563616d30330592920003920909cd1000",
+    Spooled(8): "9301a773706f6f6c656408",
+    Fetched(8, 4, ((9, 9, "damaged"),)): "9501a766657463686564080491930909a764616d61676564",
+    Release("a_003"): "9301a772656c65617365a5615f303033",
 }
 EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -76,6 +107,7 @@ headers = st.builds(
     offset_sigma_ns=times,
     width=st.integers(1, 65_535),
     height=st.integers(1, 65_535),
+    incarnation=times,
 )
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
@@ -132,7 +164,7 @@ def test_any_fields_behind_a_right_version_are_a_frame_or_a_message_error(fields
 def test_one_wrong_field_is_refused_or_taken_as_it_is(at, value):
     fields = list(dataclasses.astuple(HEADER))
     fields[at] = value
-    head = msgpack.packb([1, 1, len(JPEG), zlib.crc32(JPEG), *fields])
+    head = msgpack.packb([1, 2, len(JPEG), zlib.crc32(JPEG), *fields])
     try:
         frame = unpack_frame([head, JPEG])
     except MessageError as error:
@@ -176,10 +208,11 @@ def test_a_flipped_bit_of_the_header_is_a_frame_or_a_message_error(bit):
         ([RECORDED_HEADER], 1000, "malformed", "2 parts"),
         ([RECORDED_HEADER, JPEG, b""], 1000, "malformed", "2 parts"),
         ([msgpack.packb({"version": 1}), JPEG], 1000, "malformed", "array"),
-        ([b"\x9e\x02" + RECORDED_HEADER[2:], JPEG], 1000, "version", "version 2.1; this headstream speaks version 1.1"),
-        ([b"\x9e\x01\x02" + RECORDED_HEADER[3:], JPEG], 1000, "version", "version 1.2;"),
+        ([b"\x9f\x02" + RECORDED_HEADER[2:], JPEG], 1000, "version", "version 2.2; this headstream speaks version 1.2"),
+        ([HEADER_OF_SCHEMA_1, JPEG], 1000, "version", "version 1.1;"),
+        ([b"\x9f\x01\x03" + RECORDED_HEADER[3:], JPEG], 1000, "version", "version 1.3;"),
         ([msgpack.packb([1]), JPEG], 1000, "version", "version 1;"),
-        ([msgpack.packb([1, 1, 2]), JPEG], 1000, "malformed", "14 fields"),
+        ([msgpack.packb([1, 2, 2]), JPEG], 1000, "malformed", "15 fields"),
         ([b"\xdd\xff\xff\xff\xff", JPEG], 1000, "malformed", "not msgpack"),  # an array of 4 billion, it says
         ([b"\x91" * 500, JPEG], 1000, "malformed", "not msgpack"),  # nested as deep as fits
     ],
@@ -209,6 +242,7 @@ def test_refusals_of_frames(parts, max_bytes, reason, says):
         {"offset_sigma_ns": -1},
         {"width": 0},
         {"height": 65_536},
+        {"incarnation": -1},
     ],
     ids=str,
 )
@@ -216,7 +250,7 @@ def test_a_header_that_nobody_would_take_is_neither_sent_nor_taken(change):
     header = dataclasses.replace(HEADER, **change)
     with pytest.raises(MessageError, match=next(iter(change))):
         pack_frame(Frame(header, JPEG))
-    head = msgpack.packb([1, 1, len(JPEG), zlib.crc32(JPEG), *dataclasses.astuple(header)])
+    head = msgpack.packb([1, 2, len(JPEG), zlib.crc32(JPEG), *dataclasses.astuple(header)])
     with pytest.raises(MessageError, match=next(iter(change))) as caught:
         unpack_frame([head, JPEG])
     assert caught.value.reason == "malformed"
@@ -260,7 +294,19 @@ def test_one_wrong_field_of_a_control_message_is_refused_or_taken_as_it_is(messa
         (msgpack.packb([1, "bye", "../x"]), "malformed", "bye.node: '../x'"),
         (msgpack.packb([1, "refused", "two\nlines"]), "malformed", "refused.text"),
         (msgpack.packb([1, "hello", "pc-1", ["c"] * 257, 1, 1]), "malformed", "at most 256"),
-        (msgpack.packb([1, "report", "pc-1", "", [["c", 1, 1, 1, 1, float("nan")]]]), "malformed", "rate"),
+        (msgpack.packb([1, "report", "pc-1", "", [["c", 1, 1, 1, 1, float("nan")]], []]), "malformed", "rate"),
+        (msgpack.packb([1, "report", "pc-1", "", [], [0, 0, 0, 0]]), "malformed", "report.spool: must be a list of 5"),
+        (msgpack.packb([1, "record", True, "../x", 0]), "malformed", "record.take: '../x' is no take's name"),
+        (msgpack.packb([1, "record", True, "", 0]), "malformed", "record.take: '' is no take's name"),
+        (msgpack.packb([1, "release", ".."]), "malformed", "release.take"),
+        (msgpack.packb([1, "fetch", 1, "a_1", "../c", 0, [], 1]), "malformed", "fetch.camera"),
+        (msgpack.packb([1, "fetch", 1, "a_1", "c", 0, [[5, 4]], 1]), "malformed", "5 to 4 is no span"),
+        (msgpack.packb([1, "fetch", 1, "a_1", "c", 0, [[0, 4], [5, 9]], 1]), "malformed", "not touch"),
+        (msgpack.packb([1, "fetch", 1, "a_1", "c", 0, [[0, 4]], 0]), "malformed", "fetch.most_bytes"),
+        (msgpack.packb([1, "fetch", 1, "a_1", "c", 0, [[0, 0]] * 1025, 1]), "malformed", "at most 1024"),
+        (msgpack.packb([1, "fetched", 1, 1, [[0, 0, "x" * 101]]]), "malformed", "at most 100 characters"),
+        (msgpack.packb([1, "fetched", 1, 1, [[0, 0]]]), "malformed", "lists of 3"),
+        (msgpack.packb([1, "holdings", 1, "a_1", 0, 1001, True, []]), "malformed", "holdings.parts"),
         (bytes(LARGEST_CONTROL + 1), "oversized", f"{LARGEST_CONTROL + 1} bytes"),
     ],
 )
@@ -274,3 +320,18 @@ def test_refusals_of_control_messages(data, reason, says):
 def test_a_control_message_that_nobody_would_take_is_not_sent():
     with pytest.raises(MessageError, match=r"grant\.frames: -1"):
         pack_control(Grant("cam03", -1))
+
+
+def test_the_largest_holdings_fit_into_a_control_message():
+    spans = tuple((2**61 + 2 * i, 2**61 + 2 * i) for i in range(MOST_SPANS))
+    lost = tuple((2**61, 2**62, "x" * 100) for _ in range(MOST_LOST))
+    holding = Holding("c" * 64, 2**62, spans, lost)
+    message = Holdings(2**62, "a" * 80, MOST_PARTS - 1, MOST_PARTS, True, (holding,))
+    packed = pack_control(message)
+    assert len(packed) < LARGEST_CONTROL and unpack_control(packed) == message
+
+
+def test_older_schemas_are_read_from_files_and_not_taken_from_the_wire():
+    old = dataclasses.replace(HEADER, incarnation=0)
+    assert unpack_header(HEADER_OF_SCHEMA_1) == old
+    assert unpack_frame([HEADER_OF_SCHEMA_1, JPEG], of_file=True) == Frame(old, JPEG)

@@ -48,6 +48,7 @@ def test_a_saved_rig_is_read_back_the_same(tmp_path, where):
         server={"data_port": 7000, "takes": "/takes/of today"},
         sync={"mode": "time", "min_cameras": 2},
         wire={"queue_mb": 20},
+        spool={"folder": "/data/spool", "keep": True},
         normals={"weights": "nets/best.safetensors", "engine": "torch"},
         surface={"photometric": False},
         camera=[{**CAMERA, "options": options, "serial": "S-1"}, RIG["camera"][1]],

@@ -1,0 +1,94 @@
+"""``headstream backfill``: fetch what takes lack out of the nodes' spools, by hand, without the rest of the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fusion_server.receive import Receiver
+from fusion_server.server import rig_calibration
+from fusion_server.takes.backfiller import Backfiller
+from fusion_server.takes.contents import read_info
+from fusion_server.takes.layout import MCAP_NAME
+from protocol.errors import HeadstreamError
+from protocol.rig import Rig
+
+_TICK_S = 0.1
+
+
+def backfill(
+    rig: Rig,
+    take: Path | None,
+    stop: threading.Event,
+    step: Callable[[str, int, int], None],
+    patience_s: float,
+) -> list[dict[str, Any]]:
+    """Until nothing is left to fetch, ``stop`` is set, or nothing came for ``patience_s`` seconds.
+
+    take: a folder, or a name below the rig's takes; None: every take of the rig that wants pictures. step(what, done,
+    total) is told of progress. Returns for each of these takes its name, complete, settled, missing_frames and missing.
+    Raises HeadstreamError when there is no such take, or the rig's server runs: it does this by itself.
+    """
+    only = None
+    if take is not None:
+        only = take if (take / MCAP_NAME).exists() else rig.server.takes / take
+        if not (only / MCAP_NAME).exists():
+            raise HeadstreamError(
+                f"{take}: no take; a take is a folder with {MCAP_NAME}, here or in {rig.server.takes}"
+            )
+        if read_info(only).get("rig") != rig.name:
+            raise HeadstreamError(f"{only}: is a take of rig {read_info(only).get('rig')!r}; this one is {rig.name!r}")
+    receiver = Receiver(rig, rig_calibration(rig), lambda frame: None)
+    try:
+        work = Backfiller(rig, receiver, lambda: None, only=only)
+        wanted = work.waiting
+        receiver.start()
+        work.start()
+        try:
+            _watch(work, stop, step, patience_s)
+        finally:
+            work.stop()
+    finally:
+        receiver.stop()
+    return [_summary(path) for path in wanted]
+
+
+def _watch(work: Backfiller, stop: threading.Event, step: Callable[[str, int, int], None], patience_s: float) -> None:
+    before, since = (-1, "", -1), time.monotonic()
+    while work.status()["queued"] and not stop.wait(_TICK_S):
+        status = work.status()
+        step(status["take"] or "waiting for nodes", status["done"], status["total"])
+        now = status["done"], status["take"], status["queued"]
+        if now != before:
+            before, since = now, time.monotonic()
+        elif time.monotonic() - since >= patience_s:
+            return
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    info = read_info(path)
+    keys = ("complete", "settled", "missing_frames", "missing")
+    return {"take": path.name, **{key: info.get(key) for key in keys}}
+
+
+def report_lines(takes: list[dict[str, Any]]) -> list[str]:
+    """What a person wants to know: whole or not, and for each gap how much, whose, when and why."""
+    lines = [] if takes else ["no take wants pictures"]
+    for take in takes:
+        if take["complete"]:
+            lines.append(f"{take['take']}: complete")
+            continue
+        missing = take["missing"]
+        if missing is None:
+            lines.append(f"{take['take']}: no node was there to be asked")
+            continue
+        state = "are gone" if take["settled"] else "are missing so far"
+        lines.append(f"{take['take']}: {take['missing_frames']:,} frames {state}")
+        for gap in missing:
+            at = time.strftime("%H:%M:%S", time.localtime(gap["from_ns"] / 1e9))
+            number = f", triggers {gap['triggers'][0]} to {gap['triggers'][1]}" if gap["triggers"] else ""
+            lines.append(f"  {gap['camera']}: {gap['frames']} from {at}{number}: {gap['reason']}")
+    return lines
