@@ -14,11 +14,12 @@ import zmq
 
 from capture_nodes.announce import Announcement
 from capture_nodes.outbox import Counts, Outbox, Waiting
-from protocol.clock import ClockFilter
+from protocol.clock import ClockFilter, ClockState
 from protocol.messages import (
     Bye,
     CameraReport,
     ClockReply,
+    ClockReport,
     ClockRequest,
     Control,
     Frame,
@@ -77,11 +78,12 @@ class Wake:
 class Link:
     """Sends what the outbox has credit for; keeps the clock offset; announces the node and reports. One thread."""
 
-    def __init__(self, rig: Rig, node: str, outbox: Outbox, wake: Wake):
-        """Raises WireError when the rig's addresses cannot be used."""
+    def __init__(self, rig: Rig, node: str, outbox: Outbox, wake: Wake, now_ns: Callable[[], int] = time.time_ns):
+        """``now_ns``: the node's clock. Raises WireError when the rig's addresses cannot be used."""
         self._rig, self._node, self._outbox, self._wake = rig, node, outbox, wake
+        self._now_ns = now_ns
         self._cameras = tuple(camera.id for camera in rig.cameras_of(node))
-        self._incarnation = time.time_ns()
+        self._incarnation = now_ns()
         self._context = zmq.Context()
         self._control = control_dealer(self._context, rig, node)
         self._data = data_dealer(self._context, rig, node)
@@ -105,6 +107,7 @@ class Link:
         log.info("node %s: looking for the server at %s", self._node, self._rig.server.host)
         while not stop.is_set():
             self._speak(time.monotonic())
+            self._watch_clock()
             last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
             if last and not self._outbox.waiting:
@@ -145,12 +148,22 @@ class Link:
         return _CLOCK_FIRST_S if self._asked_times < _CLOCK_FIRST_COUNT else _CLOCK_S
 
     def _ask_time(self, now: float) -> None:
-        self._asked_at, self._asked = now, time.time_ns()
+        self._asked_at, self._asked = now, self._now_ns()
         if self._say(self._control, ClockRequest(self._asked)):
             self._asked_times += 1
         elif self._hail[self._control].welcomed:
             log.warning("node %s: the connection to the server is lost; announcing again", self._node)
             self._lose(now)
+
+    def clock(self) -> ClockState:
+        """What is known of the node's clock at this moment; may be called from any thread."""
+        return self._clock.state(self._now_ns())
+
+    def _watch_clock(self) -> None:
+        """Right before frames leave: somebody may have set this machine's clock."""
+        step = self._clock.look(time.monotonic_ns(), self._now_ns(), time.monotonic_ns())
+        if step:
+            log.warning("node %s: this machine's clock was set by %+.3f s while it ran", self._node, step / 1e9)
 
     def _lose(self, now: float) -> None:
         """Begin again on both sockets."""
@@ -175,7 +188,7 @@ class Link:
                     *(camera, dropped, taken),
                 )
         if self._hail[self._control].welcomed:
-            self._say(self._control, Report(self._node, self._take, tuple(rows)))
+            self._say(self._control, Report(self._node, self._take, tuple(rows), ClockReport(*self.clock())))
 
     def _send_frames(self) -> None:
         """Everything that there is credit for."""
@@ -188,7 +201,7 @@ class Link:
             self._outbox.sent(waiting)
 
     def _frame(self, waiting: Waiting) -> Frame:
-        """The frame as it leaves, with the clock offset as it is known by now."""
+        """The frame as it leaves, with what is known by now of the clock's offset at its exposure."""
         captured = waiting.captured
         header = FrameHeader(
             camera=waiting.camera,
@@ -197,8 +210,8 @@ class Link:
             trigger=captured.trigger,
             device_ns=captured.device_ns,
             node_ns=captured.node_ns,
-            offset_ns=self._clock.offset_ns,
-            offset_sigma_ns=self._clock.sigma_ns,
+            offset_ns=self._clock.offset_at(captured.node_ns),
+            offset_sigma_ns=self._clock.sigma_at(captured.node_ns),
             width=captured.width,
             height=captured.height,
         )
@@ -221,7 +234,7 @@ class Link:
                 parts = sock.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            arrived_ns = time.time_ns()
+            arrived_ns = self._now_ns()
             try:
                 if len(parts) != 1:
                     raise MessageError("malformed", f"the server sent {len(parts)} parts where one was due")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -16,15 +17,27 @@ from capture_nodes.drivers import make_driver
 from capture_nodes.drivers.base import Driver
 from capture_nodes.link import Link, Wake
 from capture_nodes.outbox import Counts, Outbox
+from protocol.clock import ClockState
 from protocol.rig import CameraConfig, Rig
 
 
 class Node:
     """One node of a rig. Making it checks its cameras' options; nothing runs before ``run``."""
 
-    def __init__(self, rig: Rig, name: str, make: Callable[[CameraConfig, Rig], Driver] = make_driver):
-        """Raises RigError when the rig has no such node, and what the drivers raise for options they cannot use."""
+    def __init__(
+        self,
+        rig: Rig,
+        name: str,
+        make: Callable[[CameraConfig, Rig], Driver] = make_driver,
+        now_ns: Callable[[], int] = time.time_ns,
+    ):
+        """``now_ns``: this machine's clock, which the drivers must use too.
+
+        Raises RigError when the rig has no such node, and what the drivers raise for options they cannot use.
+        """
         self.rig, self.name = rig, name
+        self._now_ns = now_ns
+        self._link: Link | None = None
         self._drivers = {camera.id: make(camera, rig) for camera in rig.cameras_of(name)}
         self._outbox = Outbox(self._drivers, frames=rig.wire.credit, max_bytes=rig.wire.queue_bytes)
 
@@ -37,8 +50,9 @@ class Node:
         with (
             contextlib.closing(Wake()) as wake,
             ThreadPoolExecutor(len(self._drivers), thread_name_prefix=f"{self.name}-camera") as threads,
-            contextlib.closing(Link(self.rig, self.name, self._outbox, wake)) as link,
+            contextlib.closing(Link(self.rig, self.name, self._outbox, wake, self._now_ns)) as link,
         ):
+            self._link = link
             try:
                 workers = [
                     threads.submit(CameraWorker(self.rig, camera, driver, self._outbox, wake).run, ended)
@@ -51,6 +65,15 @@ class Node:
     def counts(self) -> dict[str, Counts]:
         """Pictures captured, sent, dropped and failed of each camera since the node was made."""
         return self._outbox.counts()
+
+    def clock(self) -> ClockState | None:
+        """What is known of this machine's clock against the server's; None before ``run``."""
+        return self._link.clock() if self._link else None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of pictures that wait to be sent."""
+        return self._outbox.waiting_bytes
 
 
 def _all_finished(workers: list[Future[None]]) -> bool:

@@ -25,6 +25,7 @@ from protocol.messages import (
     Bye,
     CameraReport,
     ClockReply,
+    ClockReport,
     ClockRequest,
     Control,
     Frame,
@@ -76,6 +77,7 @@ class _Node:
     incarnation: int = 0
     seen: float | None = None
     take: str = ""
+    clock: ClockReport | None = None
 
 
 class Receiver:
@@ -146,7 +148,7 @@ class Receiver:
 
         node: its node. fps: received over the last two seconds. received, refused, missed (gaps in the sequence:
         dropped by the node, lost or refused): since the server started. captured, dropped (unsent for want of credit),
-        errors: as the node reports, since it started. offset_ns (server clock minus node clock), offset_sigma_ns and
+        errors: as the node reports, since it started; captured_fps: in its last second, None before. offset_ns (server clock minus node clock), offset_sigma_ns and
         age_s (since the last frame): None before the first frame.
         """
         now = time.monotonic()
@@ -157,7 +159,8 @@ class Receiver:
         """Each node at this moment, as plain values; may be called from any thread.
 
         connected: welcomed on both sockets and heard of within three seconds. age_s: since its last word on the control
-        socket, None before the first. take: the take that it says it records, empty when none.
+        socket, None before the first. take: the take that it says it records, empty when none. clock: its ClockReport,
+        None before the first.
         """
         now = time.monotonic()
         with self._lock:
@@ -270,7 +273,7 @@ class Receiver:
             state = self._nodes[node]
             state.seen = time.monotonic()
             if isinstance(message, Report):
-                state.take = message.take
+                state.take, state.clock = message.take, message.clock
                 for report in message.cameras:
                     if report.camera in self._cameras and self._cameras[report.camera].node == node:
                         self._cameras[report.camera].report = report
@@ -296,7 +299,7 @@ class Receiver:
             state = self._nodes[node]
             fresh = hello.incarnation != state.incarnation
             if fresh:
-                state.incarnation, state.take = hello.incarnation, ""
+                state.incarnation, state.take, state.clock = hello.incarnation, "", None
                 for name in hello.cameras:
                     self._cameras[name].next_sequence = None
             state.seen = time.monotonic()
@@ -381,7 +384,8 @@ def _age(seen: float | None, now: float) -> float | None:
 
 def _node_statistics(node: _Node, now: float) -> dict[str, Any]:
     heard = node.seen is not None and now - node.seen < _SILENCE_S
-    return {"connected": node.data and node.control and heard, "age_s": _age(node.seen, now), "take": node.take}
+    connected = node.data and node.control and heard
+    return {"connected": connected, "age_s": _age(node.seen, now), "take": node.take, "clock": node.clock}
 
 
 def _camera_statistics(camera: _Camera, now: float) -> dict[str, Any]:
@@ -395,6 +399,7 @@ def _camera_statistics(camera: _Camera, now: float) -> dict[str, Any]:
         "refused": camera.refused,
         "missed": camera.missed,
         "captured": report.captured if report else 0,
+        "captured_fps": report.fps if report else None,
         "dropped": report.dropped if report else 0,
         "errors": report.errors if report else 0,
         "offset_ns": header.offset_ns if header else None,

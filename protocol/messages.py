@@ -45,7 +45,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
 import msgpack
@@ -105,6 +105,7 @@ class Frame:
 
     header: FrameHeader
     jpeg: bytes | memoryview
+    crc: int | None = field(default=None, compare=False)  # CRC-32 of the JPEG, where it was checked on the way
 
 
 def is_name(value: object) -> bool:
@@ -151,7 +152,7 @@ def unpack_frame(parts: Sequence[Buffer], *, max_bytes: int = 16 << 20) -> Frame
         raise MessageError("malformed", text)
     if zlib.crc32(jpeg) != fields[3]:
         raise MessageError("crc", f"camera {header.camera}: picture {header.sequence} was damaged on its way")
-    return Frame(header, jpeg if isinstance(jpeg, memoryview) else bytes(jpeg))
+    return Frame(header, jpeg if isinstance(jpeg, memoryview) else bytes(jpeg), fields[3])
 
 
 def _check_header(h: FrameHeader) -> None:
@@ -237,12 +238,24 @@ class CameraReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockReport:
+    """What a node knows of its clock (``protocol.clock.ClockState``), so that the server knows it without frames."""
+
+    offset_ns: int  # server clock minus node clock
+    sigma_ns: int  # one standard deviation of it; 10**15 before the first exchange
+    drift_ppm: float  # how much faster the server's clock runs
+    rtt_ns: int  # least of the last exchanges; 0 before the first
+    jumps: int  # times that one of the two clocks was set, since the node started
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """How a node's cameras do; ``take`` is the take it was told to record, empty when none."""
+    """How a node's cameras and its clock do; ``take`` is the take it was told to record, empty when none."""
 
     node: str
     take: str
     cameras: tuple[CameraReport, ...]
+    clock: ClockReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +364,12 @@ def _rate(value: Any, where: str) -> float:
     return value
 
 
+def _drift(value: Any, where: str) -> float:
+    if type(value) is not float or not math.isfinite(value) or not -1e6 <= value <= 1e6:
+        raise MessageError("malformed", f"{where}: {_brief(value)}; must be parts in a million")
+    return value
+
+
 def _several(check: _Check) -> _Check:
     def check_all(values: Any, where: str) -> tuple[Any, ...]:
         if not isinstance(values, (list, tuple)) or len(values) > MOST_CAMERAS:
@@ -367,14 +386,22 @@ def _camera_report(value: Any, where: str) -> CameraReport:
     return CameraReport(*(check(field, where) for check, field in zip(_CAMERA_REPORT, fields, strict=True)))
 
 
+def _clock_report(value: Any, where: str) -> ClockReport:
+    fields = _as_list(value) if isinstance(value, ClockReport) else value
+    if not isinstance(fields, (list, tuple)) or len(fields) != len(_CLOCK_REPORT):
+        raise MessageError("malformed", f"{where}: must be a list of {len(_CLOCK_REPORT)} fields")
+    return ClockReport(*(check(field, where) for check, field in zip(_CLOCK_REPORT, fields, strict=True)))
+
+
 def _as_list(value: Any) -> list[Any]:
-    if not isinstance(value, CameraReport):
+    if not isinstance(value, (CameraReport, ClockReport)):
         raise TypeError(f"cannot pack a {type(value).__name__}")
     return [getattr(value, name) for name in value.__slots__]
 
 
 _count, _ns = _whole(0, _COUNT), _whole(0, _LATEST)
 _CAMERA_REPORT: tuple[_Check, ...] = (_name, _count, _count, _count, _count, _rate)
+_CLOCK_REPORT: tuple[_Check, ...] = (_whole(-_LATEST, _LATEST), _ns, _drift, _ns, _count)
 _KINDS: dict[str, tuple[type[Any], tuple[_Check, ...]]] = {
     "hello": (Hello, (_name, _several(_name), _ns, _count)),
     "welcome": (Welcome, (_count, _ns)),
@@ -382,7 +409,7 @@ _KINDS: dict[str, tuple[type[Any], tuple[_Check, ...]]] = {
     "grant": (Grant, (_name, _whole(0, MOST_CREDIT))),
     "clock?": (ClockRequest, (_ns,)),
     "clock!": (ClockReply, (_ns, _ns, _ns, _ns)),
-    "report": (Report, (_name, _text(200), _several(_camera_report))),
+    "report": (Report, (_name, _text(200), _several(_camera_report), _clock_report)),
     "bye": (Bye, (_name,)),
     "record": (Record, (_flag, _text(200))),
 }

@@ -11,6 +11,7 @@ from protocol.messages import (
     LARGEST_HEADER,
     Bye,
     CameraReport,
+    ClockReport,
     ClockReply,
     ClockRequest,
     Frame,
@@ -46,7 +47,8 @@ RECORDED_HEADER = bytes.fromhex(
     "9e01010fce1a1d2c68a563616d3033a470632d31ce00011170cf0000000c8f25eb87ce075bcd15cf18f3ece6bc7e8000d2ff"
     "ed2979cd22c4cd0990cd0800"
 )
-REPORT = Report("pc-1", "a_003", (CameraReport("cam03", 300, 290, 8, 1, 29.97),))
+CLOCK = ClockReport(-(10**9), 9_000, -42.5, 80_000, 2)
+REPORT = Report("pc-1", "a_003", (CameraReport("cam03", 300, 290, 8, 1, 29.97),), CLOCK)
 RECORDED_CONTROL = {
     Hello("pc-1", ("cam03", "cam04"), 1_798_041_152_000_000_000, 3): (
         "9601a568656c6c6fa470632d3192a563616d3033a563616d3034cf18f3ece6bc7e800003"
@@ -56,7 +58,8 @@ RECORDED_CONTROL = {
     Grant("cam03", 3): "9401a56772616e74a563616d303303",
     ClockRequest(1_798_041_152_000_000_000): "9301a6636c6f636b3fcf18f3ece6bc7e8000",
     ClockReply(1, 2, 3, 4): "9601a6636c6f636b2101020304",
-    REPORT: "9501a67265706f7274a470632d31a5615f3030339196a563616d3033cd012ccd01220801cb403df851eb851eb8",
+    REPORT: "9601a67265706f7274a470632d31a5615f3030339196a563616d3033cd012ccd01220801cb403df851eb851e"
+    "b895d2c4653600cd2328cbc045400000000000ce0001388002",
     Bye("pc-1"): "9301a3627965a470632d31",
     Record(True, "a_003"): "9401a67265636f7264c3a5615f303033",
 }
@@ -260,7 +263,11 @@ def test_one_wrong_field_of_a_control_message_is_refused_or_taken_as_it_is(messa
         (msgpack.packb([1, "bye", "../x"]), "malformed", "bye.node: '../x'"),
         (msgpack.packb([1, "refused", "two\nlines"]), "malformed", "refused.text"),
         (msgpack.packb([1, "hello", "pc-1", ["c"] * 257, 1, 1]), "malformed", "at most 256"),
-        (msgpack.packb([1, "report", "pc-1", "", [["c", 1, 1, 1, 1, float("nan")]]]), "malformed", "rate"),
+        (msgpack.packb([1, "report", "pc-1", "", [["c", 1, 1, 1, 1, float("nan")]], []]), "malformed", "rate"),
+        (msgpack.packb([1, "report", "pc-1", "", [], [0, 1, float("nan"), 1, 0]]), "malformed", "parts in a million"),
+        (msgpack.packb([1, "report", "pc-1", "", [], [0, -1, 0.0, 1, 0]]), "malformed", "report.clock"),
+        (msgpack.packb([1, "report", "pc-1", "", [], [0, 1]]), "malformed", "report.clock: must be a list of 5"),
+        (msgpack.packb([2, "report", "pc-1", "", []]), "version", "version 2; this headstream speaks version 1"),
         (bytes(LARGEST_CONTROL + 1), "oversized", f"{LARGEST_CONTROL + 1} bytes"),
     ],
 )
