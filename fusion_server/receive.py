@@ -148,8 +148,8 @@ class Receiver:
 
         node: its node. fps: received over the last two seconds. received, refused, missed (gaps in the sequence:
         dropped by the node, lost or refused): since the server started. captured, dropped (unsent for want of credit),
-        errors: as the node reports, since it started; captured_fps: in its last second, None before. offset_ns (server clock minus node clock), offset_sigma_ns and
-        age_s (since the last frame): None before the first frame.
+        errors: as the node reports, since it started; captured_fps: in its last second, None before. offset_ns (server
+        clock minus node clock), offset_sigma_ns and age_s (since the last frame): None before the first frame.
         """
         now = time.monotonic()
         with self._lock:

@@ -41,6 +41,7 @@ class FrameSet:
     frames: dict[str, Frame]  # in the order of the rig's cameras
     missing: tuple[str, ...]
     spread_ns: int  # newest minus oldest capture time in the set
+    timecode: str = ""  # SMPTE, where the rig stamps it
 
 
 @dataclass

@@ -5,10 +5,10 @@ at t3 (the node's clock), as NTP does it (RFC 5905 section 8). Then ``rtt = (t3 
 ((t1 - t0) + (t2 - t3)) / 2``, and whatever the two ways took, the true offset lies within rtt / 2 of that. The exchange
 with the least rtt knows best, as queues only ever add.
 
-So of every few exchanges only the one with the least rtt is kept, and a line is laid through those of the last minute:
-its height is the offset, its slope the drift. Each weighs by what its rtt has beyond the least one and by its age, as no
-crystal keeps its rate for ever. Before there is much to lay a line through, the slope is held near zero by what crystals
-do. All times are integer nanoseconds. No clock is read here: values in, values out.
+So of every few exchanges only the one with the least rtt is kept, and a line is laid through those of the last 50 s:
+its height is the offset, its slope the drift. Each weighs by what its rtt has beyond the least one and by its age, as
+no crystal keeps its rate for ever. Before there is much to lay a line through, the slope is held near zero by what
+crystals do. All times are integer nanoseconds. No clock is read here: values in, values out.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ def _check_header(h: FrameHeader) -> None:
         raise MessageError("malformed", f"frame header: camera {_brief(h.camera)} is no name")
     if not is_name(h.node):
         raise MessageError("malformed", f"frame header: node {_brief(h.node)} is no name")
-    for field, value, low, high in (
+    for name, value, low, high in (
         ("sequence", h.sequence, 0, _COUNT),
         ("trigger", 0 if h.trigger is None else h.trigger, 0, _COUNT),
         ("device_ns", h.device_ns, 0, _LATEST),
@@ -171,7 +171,7 @@ def _check_header(h: FrameHeader) -> None:
         ("height", h.height, 1, LARGEST_SIDE),
     ):
         if type(value) is not int or not low <= value <= high:
-            text = f"camera {h.camera}: {field} is {_brief(value)}; must be a whole number from {low} to {high}"
+            text = f"camera {h.camera}: {name} is {_brief(value)}; must be a whole number from {low} to {high}"
             raise MessageError("malformed", text)
 
 
