@@ -16,11 +16,12 @@ from capture_nodes.announce import Announcement
 from capture_nodes.outbox import Counts, Outbox, Waiting
 from capture_nodes.shelf import Shelf
 from capture_nodes.spool import Spool
-from protocol.clock import ClockFilter
+from protocol.clock import ClockFilter, ClockState
 from protocol.messages import (
     Bye,
     CameraReport,
     ClockReply,
+    ClockReport,
     ClockRequest,
     Control,
     Fetch,
@@ -96,10 +97,12 @@ class Link:
         spool: Spool | None,
         shelf: Shelf,
         incarnation: int,
+        now_ns: Callable[[], int] = time.time_ns,
     ):
-        """Raises WireError when the rig's addresses cannot be used."""
+        """``now_ns``: the node's clock. Raises WireError when the rig's addresses cannot be used."""
         self._rig, self._node, self._outbox, self._wake = rig, node, outbox, wake
         self._spool, self._shelf, self._incarnation = spool, shelf, incarnation
+        self._now_ns = now_ns
         self._cameras = tuple(camera.id for camera in rig.cameras_of(node))
         self._context = zmq.Context()
         self._control = control_dealer(self._context, rig, node)
@@ -125,6 +128,7 @@ class Link:
         log.info("node %s: looking for the server at %s", self._node, self._rig.server.host)
         while not stop.is_set():
             self._speak(time.monotonic())
+            self._watch_clock()
             last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
             self._send_answers(time.monotonic())
@@ -171,12 +175,28 @@ class Link:
         return _CLOCK_FIRST_S if self._asked_times < _CLOCK_FIRST_COUNT else _CLOCK_S
 
     def _ask_time(self, now: float) -> None:
-        self._asked_at, self._asked = now, time.time_ns()
+        self._asked_at, self._asked = now, self._now_ns()
         if self._say(self._control, ClockRequest(self._asked)):
             self._asked_times += 1
         elif self._hail[self._control].welcomed:
             log.warning("node %s: the connection to the server is lost; announcing again", self._node)
             self._lose(now)
+
+    def clock(self) -> ClockState:
+        """What is known of the node's clock at this moment; may be called from any thread."""
+        return self._clock.state(self._now_ns())
+
+    def _watch_clock(self) -> None:
+        """Right before frames leave: somebody may have set this machine's clock."""
+        step = self._clock.look(time.monotonic_ns(), self._now_ns(), time.monotonic_ns())
+        if step:
+            log.warning("node %s: this machine's clock was set by %+.3f s while it ran", self._node, step / 1e9)
+            self._tell_spool_the_time()
+
+    def _tell_spool_the_time(self) -> None:
+        if self._spool:
+            now_ns = self._now_ns()
+            self._spool.set_clock(self._clock.offset_at(now_ns), self._clock.sigma_at(now_ns))
 
     def _lose(self, now: float) -> None:
         """Begin again on both sockets."""
@@ -203,7 +223,7 @@ class Link:
                 )
         if self._hail[self._control].welcomed:
             spool = self._spool.report() if self._spool else SpoolReport()
-            self._say(self._control, Report(self._node, self._take, tuple(rows), spool))
+            self._say(self._control, Report(self._node, self._take, tuple(rows), ClockReport(*self.clock()), spool))
 
     def _send_frames(self) -> None:
         """Everything that there is credit for."""
@@ -228,7 +248,7 @@ class Link:
                 return
 
     def _frame(self, waiting: Waiting) -> Frame:
-        """The frame as it leaves, with the clock offset as it is known by now."""
+        """The frame as it leaves, with what is known by now of the clock's offset at its exposure."""
         captured = waiting.captured
         header = FrameHeader(
             camera=waiting.camera,
@@ -237,8 +257,8 @@ class Link:
             trigger=captured.trigger,
             device_ns=captured.device_ns,
             node_ns=captured.node_ns,
-            offset_ns=self._clock.offset_ns,
-            offset_sigma_ns=self._clock.sigma_ns,
+            offset_ns=self._clock.offset_at(captured.node_ns),
+            offset_sigma_ns=self._clock.sigma_at(captured.node_ns),
             width=captured.width,
             height=captured.height,
             incarnation=self._incarnation,
@@ -264,7 +284,7 @@ class Link:
                 parts = sock.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            arrived_ns = time.time_ns()
+            arrived_ns = self._now_ns()
             try:
                 if len(parts) != 1:
                     raise MessageError("malformed", f"the server sent {len(parts)} parts where one was due")
@@ -292,8 +312,7 @@ class Link:
                 if t0 == self._asked:
                     self._asked = None
                     self._clock.add(t0, t1, t2, arrived_ns)
-                    if self._spool:
-                        self._spool.set_clock(self._clock.offset_ns, self._clock.sigma_ns)
+                    self._tell_spool_the_time()
                 self._meet(server, now)
             case Record(on, take, at_ns) if sock is self._control:
                 self._record(take if on else "", at_ns, now)
@@ -309,7 +328,8 @@ class Link:
             if self._spool and take:
                 self._spool.begin(take, at_ns)
             elif self._spool:
-                self._spool.end(at_ns or time.time_ns() + self._clock.offset_ns, now)
+                now_ns = self._now_ns()
+                self._spool.end(at_ns or now_ns + self._clock.offset_at(now_ns), now)
         self._take = take
 
     def _meet(self, server: int, now: float) -> None:

@@ -20,15 +20,27 @@ from capture_nodes.link import Link, Wake
 from capture_nodes.outbox import Counts, Outbox
 from capture_nodes.shelf import Shelf
 from capture_nodes.spool import Spool
+from protocol.clock import ClockState
 from protocol.rig import CameraConfig, Rig
 
 
 class Node:
     """One node of a rig. Making it checks its cameras' options; nothing runs before ``run``."""
 
-    def __init__(self, rig: Rig, name: str, make: Callable[[CameraConfig, Rig], Driver] = make_driver):
-        """Raises RigError when the rig has no such node, and what the drivers raise for options they cannot use."""
+    def __init__(
+        self,
+        rig: Rig,
+        name: str,
+        make: Callable[[CameraConfig, Rig], Driver] = make_driver,
+        now_ns: Callable[[], int] = time.time_ns,
+    ):
+        """``now_ns``: this machine's clock, which the drivers must use too.
+
+        Raises RigError when the rig has no such node, and what the drivers raise for options they cannot use.
+        """
         self.rig, self.name = rig, name
+        self._now_ns = now_ns
+        self._link: Link | None = None
         self._drivers = {camera.id: make(camera, rig) for camera in rig.cameras_of(name)}
         self._outbox = Outbox(self._drivers, frames=rig.wire.credit, max_bytes=rig.wire.queue_bytes)
 
@@ -38,15 +50,18 @@ class Node:
         Raises WireError when the rig's addresses cannot be used, EncodeError when JPEG cannot be made here.
         """
         ended = threading.Event()  # ends the cameras, whatever ended this
-        incarnation = time.time_ns()
+        incarnation = self._now_ns()
         config = self.rig.spool
         with contextlib.ExitStack() as stack:
             wake = stack.enter_context(contextlib.closing(Wake()))
             spool = Spool(config, self.name, self._drivers, incarnation) if config.enabled else None
             shelf = Shelf(self.name, self._drivers, config.folder, spool, wake)
             link = stack.enter_context(
-                contextlib.closing(Link(self.rig, self.name, self._outbox, wake, spool, shelf, incarnation))
+                contextlib.closing(
+                    Link(self.rig, self.name, self._outbox, wake, spool, shelf, incarnation, self._now_ns)
+                )
             )
+            self._link = link
             for part in (spool, shelf):
                 if part is not None:
                     part.start()
@@ -66,6 +81,15 @@ class Node:
     def counts(self) -> dict[str, Counts]:
         """Pictures captured, sent, dropped and failed of each camera since the node was made."""
         return self._outbox.counts()
+
+    def clock(self) -> ClockState | None:
+        """What is known of this machine's clock against the server's; None before ``run``."""
+        return self._link.clock() if self._link else None
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of pictures that wait to be sent."""
+        return self._outbox.waiting_bytes
 
 
 def _all_finished(workers: list[Future[None]]) -> bool:

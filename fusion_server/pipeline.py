@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from fusion_server.decode import Decoder
@@ -27,6 +27,7 @@ from protocol.calibration import Calibration
 from protocol.errors import HeadstreamError
 from protocol.messages import Frame
 from protocol.rig import Rig
+from protocol.timecode import TimecodeStamper
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Result:
     missing: tuple[str, ...]
     observation: Observation
     surface: SurfaceFrame
+    timecode: str = ""  # SMPTE, where the rig stamps it
 
     @property
     def latency_s(self) -> float:
@@ -129,11 +131,13 @@ class Pipeline:
             wait_ns=round(rig.sync.wait_ms * 1e6),
             min_cameras=rig.sync.min_cameras,
         )
+        self._stamper = TimecodeStamper(rig.fps) if rig.sync.timecode == "utc" else None
         self._sets: Slot[FrameSet] = Slot()
         self._observations: Slot[tuple[FrameSet, Observation]] = Slot()
         self._observers: list[Callable[[Result], None]] = []
         self._fault_observers: list[Callable[[str], None]] = []
         self._image_observers: list[Callable[[dict], None]] = []
+        self._set_observers: list[Callable[[FrameSet], None]] = []
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._normals, name="normals"),
@@ -154,8 +158,14 @@ class Pipeline:
         on_result: Callable[[Result], None] | None = None,
         on_fault: Callable[[str], None] | None = None,
         on_images: Callable[[dict], None] | None = None,
+        on_set: Callable[[FrameSet], None] | None = None,
     ) -> None:
-        """Call these with each mesh, each fault (one line) and each decoded set of pictures. Before ``start``."""
+        """Call these with each mesh, each fault (one line), each decoded set of pictures and each frame set.
+
+        Before ``start``. Of frame sets all are told, those too that no mesh is made of, on the receiver's thread.
+        """
+        if on_set:
+            self._set_observers.append(on_set)
         if on_result:
             self._observers.append(on_result)
         if on_fault:
@@ -178,12 +188,19 @@ class Pipeline:
     def on_frame(self, frame: Frame) -> None:
         """Take a received frame; called by the receiver's thread."""
         for frame_set in self.synchronizer.add(frame, time.monotonic_ns()):
-            self._sets.put(frame_set)
+            self._hand_on(frame_set)
 
     def poll(self) -> None:
         """Let the synchroniser give up on sets that waited long enough; called by the receiver's thread as well."""
         for frame_set in self.synchronizer.poll(time.monotonic_ns()):
-            self._sets.put(frame_set)
+            self._hand_on(frame_set)
+
+    def _hand_on(self, frame_set: FrameSet) -> None:
+        if self._stamper is not None:
+            frame_set = replace(frame_set, timecode=str(self._stamper.stamp(frame_set.capture_ns)))
+        for observer in self._set_observers:
+            observer(frame_set)
+        self._sets.put(frame_set)
 
     def _fault(self, text: str) -> None:
         """Count a fault; log and tell each kind at most once in five seconds."""
@@ -251,6 +268,7 @@ class Pipeline:
             missing=frame_set.missing,
             observation=observation,
             surface=surface,
+            timecode=frame_set.timecode,
         )
         self.meter.add(result)
         for observer in self._observers:

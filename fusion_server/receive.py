@@ -26,6 +26,7 @@ from protocol.messages import (
     Bye,
     CameraReport,
     ClockReply,
+    ClockReport,
     ClockRequest,
     Control,
     Fetch,
@@ -85,6 +86,7 @@ class _Node:
     incarnation: int = 0
     seen: float | None = None
     take: str = ""
+    clock: ClockReport | None = None
     spool: SpoolReport = field(default_factory=SpoolReport)
 
 
@@ -183,8 +185,8 @@ class Receiver:
 
         node: its node. fps: received over the last two seconds. received, refused, missed (gaps in the sequence:
         dropped by the node, lost or refused): since the server started. captured, dropped (unsent for want of credit),
-        errors: as the node reports, since it started. offset_ns (server clock minus node clock), offset_sigma_ns and
-        age_s (since the last frame): None before the first frame.
+        errors: as the node reports, since it started; captured_fps: in its last second, None before. offset_ns (server
+        clock minus node clock), offset_sigma_ns and age_s (since the last frame): None before the first frame.
         """
         now = time.monotonic()
         with self._lock:
@@ -194,8 +196,9 @@ class Receiver:
         """Each node at this moment, as plain values; may be called from any thread.
 
         connected: welcomed on both sockets and heard of within three seconds. age_s: since its last word on the control
-        socket, None before the first. take: the take that it says it records, empty when none. spool: frames kept and
-        lost, bytes that wait and that are free, and a fault, empty while there is none. incarnation: of its process.
+        socket, None before the first. take: the take that it says it records, empty when none. clock: its ClockReport,
+        None before the first. spool: frames kept and lost, bytes that wait and that are free, and a fault, empty while
+        there is none. incarnation: of its process.
         """
         now = time.monotonic()
         with self._lock:
@@ -336,7 +339,7 @@ class Receiver:
             state = self._nodes[node]
             state.seen = time.monotonic()
             if isinstance(message, Report):
-                state.take, state.spool = message.take, message.spool
+                state.take, state.clock, state.spool = message.take, message.clock, message.spool
                 for report in message.cameras:
                     if report.camera in self._cameras and self._cameras[report.camera].node == node:
                         self._cameras[report.camera].report = report
@@ -362,7 +365,7 @@ class Receiver:
             state = self._nodes[node]
             fresh = hello.incarnation != state.incarnation
             if fresh:
-                state.incarnation, state.take = hello.incarnation, ""
+                state.incarnation, state.take, state.clock = hello.incarnation, "", None
                 for name in hello.cameras:
                     self._cameras[name].next_sequence = None
             state.seen = time.monotonic()
@@ -454,6 +457,7 @@ def _node_statistics(node: _Node, now: float) -> dict[str, Any]:
         "connected": node.data and node.control and heard,
         "age_s": _age(node.seen, now),
         "take": node.take,
+        "clock": node.clock,
         "spool": asdict(node.spool),
         "incarnation": node.incarnation,
     }
@@ -470,6 +474,7 @@ def _camera_statistics(camera: _Camera, now: float) -> dict[str, Any]:
         "refused": camera.refused,
         "missed": camera.missed,
         "captured": report.captured if report else 0,
+        "captured_fps": report.fps if report else None,
         "dropped": report.dropped if report else 0,
         "errors": report.errors if report else 0,
         "offset_ns": header.offset_ns if header else None,

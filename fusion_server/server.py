@@ -15,15 +15,18 @@ import numpy as np
 
 from fusion_server.colour import Photo
 from fusion_server.decode import Decoder
+from fusion_server.metrics import ServerCollector
 from fusion_server.pipeline import Pipeline, Result
 from fusion_server.preview import Preview
 from fusion_server.receive import Receiver
 from fusion_server.reconstruct import make_reconstructor
 from fusion_server.takes import TakeWriter
 from fusion_server.takes.backfiller import Backfiller
+from fusion_server.watch import Watch
 from protocol.calibration import Calibration, load_calibration
 from protocol.errors import HeadstreamError
 from protocol.messages import Frame
+from protocol.metrics import MetricsServer
 from protocol.rig import NormalsConfig, Rig
 
 log = logging.getLogger(__name__)
@@ -63,14 +66,17 @@ class Server:
         self.backfill = Backfiller(rig, self.receiver, self._recording)
         reconstructor = make_reconstructor(self.calibration, shared(rig.normals), rig.surface)
         self.pipeline = Pipeline(rig, self.calibration, reconstructor, Decoder(threads=2))
-        self.pipeline.observe(self._on_result, self._on_fault, self._on_images)
+        self.watch = Watch(rig, self._on_fault)
+        self.pipeline.observe(self._on_result, self._on_fault, self._on_images, self.watch.frame_set)
         self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None
         self._take_lock = threading.Lock()
         self._take: TakeWriter | None = None
+        self._takes = 0  # begun
         self._teller = threading.Thread(target=self._tell, name="status")
         self._stop = threading.Event()
         self._thumbnails_at = 0.0
         self._extra_status: dict[str, Any] = {}
+        self.metrics = _serve_metrics(self)
 
     def start(self) -> None:
         """Start every thread; nodes may come and go from now on."""
@@ -90,6 +96,8 @@ class Server:
             self._teller.join()
         if self.preview:
             self.preview.close()
+        if self.metrics:
+            self.metrics.close()
 
     def record(self, slate: str) -> Path:
         """Start a take; returns its folder. Raises HeadstreamError when one is running or the disk refuses."""
@@ -98,6 +106,7 @@ class Server:
                 raise HeadstreamError(f"{self._take.path} is still being recorded; stop it first")
             self._take = TakeWriter(self.rig.server.takes, slate, self.rig, self.calibration)
             path, started_ns = self._take.path, self._take.started_ns
+            self._takes += 1
         self.receiver.record(True, path.name, started_ns)
         log.info("recording %s", path)
         return path
@@ -121,19 +130,24 @@ class Server:
         self._extra_status |= values
 
     def status(self) -> dict[str, Any]:
-        """What the operator sees, as plain values: per camera, synchronisation, meshes, take."""
+        """What the operator sees, as plain values: per camera, synchronisation, clocks, alarms, meshes, take."""
         take = self._take
         return {
             "time_ns": time.time_ns(),
             "cameras": self.receiver.statistics(),
+            "refused": self.receiver.refused(),
             "sync": asdict(self.pipeline.synchronizer.counters),
             "meshes": self.pipeline.meter.total,
             "skipped": self.pipeline.skipped,
             "faults": self.pipeline.faults,
             **self.pipeline.meter.summary(),
+            **self.watch.status(),
+            "waiting": self.pipeline.synchronizer.waiting,
+            "takes": self._takes,
             "take": str(take.path) if take else None,
             "backfill": self.backfill.status(),
             "spool": {name: node["spool"] for name, node in self.receiver.nodes().items()},
+            "take_queue_bytes": take.waiting_bytes if take else 0,
             **self._extra_status,
         }
 
@@ -152,6 +166,7 @@ class Server:
         with self._take_lock:
             if self._take is not None:
                 self._take.frame(frame)
+        self.watch.frame(frame)
         self.pipeline.on_frame(frame)
 
     def _on_result(self, result: Result) -> None:
@@ -183,8 +198,22 @@ class Server:
         self.pipeline.poll()
 
     def _tell(self) -> None:
-        while self.preview and not self._stop.wait(1.0):
-            self.preview.update_status(self.status())
+        while not self._stop.wait(1.0):
+            take = self._take
+            disk = {"disk": f"the take is not recorded any more: {take.failure}"} if take and take.failure else {}
+            self.watch.update(self.receiver.statistics(), self.receiver.nodes(), disk)
+            if self.preview:
+                self.preview.update_status(self.status())
+
+
+def _serve_metrics(server: Server) -> MetricsServer | None:
+    config = server.rig.server
+    if not config.metrics_port:
+        return None
+    collector = ServerCollector(server.status, server.receiver.nodes)
+    metrics = MetricsServer(config.metrics_host, config.metrics_port, collector, "server.metrics_port")
+    log.info("metrics for Prometheus: http://%s:%d/metrics", config.metrics_host, metrics.port)
+    return metrics
 
 
 def _thumbnail(image: np.ndarray) -> np.ndarray:

@@ -8,6 +8,12 @@ frames arrive in order, so a lane whose head is newer has passed the moment), or
 that is still there after twice that time is thrown away: its clock or counter is far ahead of the others', which must
 not hold them up. So are the oldest where too many wait.
 
+Which key. A trigger counter, where the cameras have one (mode ``trigger``), is as good as the cable: it needs no clock at
+all, and clocks only check it. Without one, times decide (mode ``time``): each node's estimate of its offset to the
+server's clock, some 10 us on a quiet network; where PTP disciplines the nodes' clocks or the cameras' own, the drivers'
+times are PTP's, exchanges find offsets near zero and small sigmas, and the very same code is as exact as PTP. The rig file
+says which; frames without a trigger in mode ``trigger`` are counted and raise an alarm instead of being guessed at.
+
 Counters that restart. A camera's trigger or block counter starts again when the camera does, and wraps early where it
 has 16 bits. A counter that goes back while the camera's time goes on is given a new base, found from the time: the
 index that most cameras have at the same moment, else one extrapolated from the newest. The same is done for a camera
@@ -41,6 +47,7 @@ class FrameSet:
     frames: dict[str, Frame]  # in the order of the rig's cameras
     missing: tuple[str, ...]
     spread_ns: int  # newest minus oldest capture time in the set
+    timecode: str = ""  # SMPTE, where the rig stamps it
 
 
 @dataclass

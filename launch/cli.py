@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from launch import logs
 from launch.progress import progress_bar
 from protocol.errors import HeadstreamError
 
@@ -63,15 +64,25 @@ def up(
 
 
 @app.command()
-def node(rig: RigPath, name: Annotated[str, typer.Option(help="which of the rig's nodes this is")]) -> None:
+def node(
+    rig: RigPath,
+    name: Annotated[str, typer.Option(help="which of the rig's nodes this is")],
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="for Prometheus, 0: none; default: by the rig file")
+    ] = None,
+) -> None:
     """One camera PC: its cameras to the server, until Ctrl-C."""
     from capture_nodes.node import Node
     from launch.local import follow_parent, until_asked_to_stop
+    from launch.metrics import node_metrics
     from protocol.rig import load_rig
 
     follow_parent()
     stop = until_asked_to_stop()
-    Node(load_rig(rig), name).run(stop)
+    logs.bind(node=name)
+    made = Node(load_rig(rig), name)
+    with node_metrics(made, metrics_port):
+        made.run(stop)
 
 
 @app.command()
@@ -346,16 +357,14 @@ def _capture_with_truth(path: Path) -> CaptureFolder:
 
 def main() -> None:
     """The console script: a person's errors are one line and exit status 2, Ctrl-C is 130."""
-    logging.basicConfig(
-        level=os.environ.get("HEADSTREAM_LOG", "INFO").upper(),
-        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
     try:
+        logs.configure()
         app(standalone_mode=True)
     except HeadstreamError as error:
-        errors.print(f"headstream: {error}")
+        if os.environ.get(logs.FORMAT) == "json":
+            logging.getLogger("headstream").error("%s", error)
+        else:
+            errors.print(f"headstream: {error}")
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -18,6 +18,7 @@ from protocol.capture_folder import CaptureFolder
 from protocol.rig import load_rig
 
 log = logging.getLogger(__name__)
+_MOST_ALARMS = 3  # in the status line
 
 
 def serve(
@@ -83,6 +84,11 @@ def status_line(status: dict[str, Any]) -> str:
     ]
     if "truth_surface_mm" in status:
         parts.append(f"error {status['truth_surface_mm']:.2f} mm, {status['truth_normal_deg']:.1f} deg")
+    if status.get("timecode"):
+        parts.insert(1, status["timecode"])
+    parts += [f"ALARM {alarm['text']}" for alarm in status.get("alarms", [])[:_MOST_ALARMS]]
+    if len(status.get("alarms", [])) > _MOST_ALARMS:
+        parts.append(f"and {len(status['alarms']) - _MOST_ALARMS} more alarms")
     if status["faults"]:
         parts.append(f"{status['faults']} faults")
     if status["take"]:

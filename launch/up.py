@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from launch.local import LocalRig, until_asked_to_stop
+from launch.logs import relayed
 from protocol.rig import load_rig
 
 
@@ -30,4 +31,4 @@ def run_up(path: Path, record: str | None) -> int:
 
 
 def _print(name: str, line: str) -> None:
-    print(f"[{name}] {line}", file=sys.stdout, flush=True)
+    print(relayed(name, line), file=sys.stdout, flush=True)

@@ -1,9 +1,14 @@
-"""The offset between two clocks, out of four timestamps an exchange (as NTP does it, RFC 5905 section 8).
+"""A node's clock against the server's: offset, drift and how well both are known, out of four timestamps an exchange.
 
 The node sends at t0 (its clock), the server receives at t1 and answers at t2 (the server's clock), the answer arrives
-at t3 (the node's clock). Then ``rtt = (t3 - t0) - (t2 - t1)`` and ``offset = ((t1 - t0) + (t2 - t3)) / 2``, and
-whatever the two ways took, the true offset lies within rtt / 2 of that. The exchange with the least rtt knows best, as
-queues only ever add. All times are integer nanoseconds.
+at t3 (the node's clock), as NTP does it (RFC 5905 section 8). Then ``rtt = (t3 - t0) - (t2 - t1)`` and ``offset =
+((t1 - t0) + (t2 - t3)) / 2``, and whatever the two ways took, the true offset lies within rtt / 2 of that. The exchange
+with the least rtt knows best, as queues only ever add.
+
+So of every few exchanges only the one with the least rtt is kept, and a line is laid through those of the last 50 s:
+its height is the offset, its slope the drift. Each weighs by what its rtt has beyond the least one and by its age, as
+no crystal keeps its rate for ever. Before there is much to lay a line through, the slope is held near zero by what
+crystals do. All times are integer nanoseconds. No clock is read here: values in, values out.
 """
 
 from __future__ import annotations
@@ -13,64 +18,213 @@ from collections import deque
 from typing import NamedTuple
 
 UNKNOWN_SIGMA_NS = 10**15  # eleven days: what a frame carries before the first exchange
-_DRIFT = 200e-6  # two free-running clocks part by less than this; more is a clock that was set
+_WINDOW = 16  # exchanges of which the least rtt counts as today's
+_GROUP = 8  # exchanges of which one is kept for the line
+_KEPT = 24  # kept ones: 48 s at four exchanges a second
+_CRYSTAL = 50e-6  # one standard deviation of the rate of two clocks that run free
+_WANDER = 0.3e-6  # how much a rate has changed after a while, one standard deviation
+_STAMP_NS = 1_500.0  # scatter of a timestamp itself
+_FLOOR = 3  # exchanges that should be about as quick as the quickest, where that met no queue
+_DOUBT = 4.0  # standard deviations beyond which an exchange contradicts what was known
+_STEP_NS = 1_000_000  # the node's clock against its own monotonic one, from one look to the next: more was a step
+_LINGER_NS = 5_000_000_000  # pictures from before a step may still wait to be sent for so long
+JUMP_NS = 500_000  # a contradiction larger than this is a clock that was set; smaller, one that was sped up or slowed
 
 
 class Exchange(NamedTuple):
-    """One exchange: what it says of the offset, how long it was on its way, when it ended (node clock)."""
+    """One exchange: how long it was on its way, what it says of the offset, and the node's clock in its middle."""
 
     rtt_ns: int
     offset_ns: int
     at_ns: int
 
 
-class ClockFilter:
-    """The offset by the best of the last exchanges. No clock is read here: values in, values out."""
+class ClockState(NamedTuple):
+    """What a node knows of its clock at one moment; server clock = node clock + offset_ns."""
 
-    def __init__(self, window: int = 16):
-        self._exchanges: deque[Exchange] = deque(maxlen=window)
-        self.offset_ns = 0  # server clock = node clock + offset_ns
-        self.sigma_ns = UNKNOWN_SIGMA_NS  # one standard deviation of offset_ns
+    offset_ns: int
+    sigma_ns: int  # one standard deviation of offset_ns; UNKNOWN_SIGMA_NS before the first exchange
+    drift_ppm: float  # how much faster the server's clock runs than the node's
+    rtt_ns: int  # least of the last exchanges
+    jumps: int  # times that one of the two clocks was set, since the node started
+
+
+class _Line(NamedTuple):
+    """offset(t) = offset_ns + drift * (t - at_ns), and the variances of both."""
+
+    at_ns: int
+    offset_ns: float  # beyond base_ns, which keeps it exact
+    base_ns: int
+    drift: float
+    offset_var: float
+    drift_var: float
+    ways_var: float  # the two ways of the best exchange may differ by its rtt; no averaging helps against that
+    newest_ns: int
+    rtt_ns: int  # least of the last exchanges
+
+    def at(self, node_ns: int) -> int:
+        return self.base_ns + round(self.offset_ns + self.drift * (node_ns - self.at_ns))
+
+    def sigma(self, node_ns: int) -> int:
+        away, ahead = node_ns - self.at_ns, abs(node_ns - self.newest_ns)
+        wander = (_WANDER * ahead) ** 2
+        variance = self.offset_var + self.drift_var * away * away + self.ways_var + wander
+        return min(UNKNOWN_SIGMA_NS, max(1, round(math.sqrt(variance))))
+
+
+class ClockFilter:
+    """Offset, drift and uncertainty by the best exchanges; ``add`` them, and ask for any moment of the node's clock.
+
+    One thread adds and looks; any may ask.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[Exchange] = deque(maxlen=_WINDOW)
+        self._kept: deque[Exchange] = deque(maxlen=_KEPT)  # the best of each group, oldest first
+        self._group: list[Exchange] = []  # the group that is not full yet
+        self._line: _Line | None = None
+        self._before: tuple[_Line, int, int] | None = None  # until the node's clock stepped: line, last and first time
+        self._looked: tuple[int, int, int] | None = None
+        self._now_ns = 0  # the node's clock when it was last heard of
+        self.jumps = 0
 
     @property
     def known(self) -> bool:
-        """Whether any exchange was taken; before that offset_ns is 0 and sigma_ns is UNKNOWN_SIGMA_NS."""
-        return bool(self._exchanges)
+        """Whether any exchange was taken; before that offsets are 0 and sigmas UNKNOWN_SIGMA_NS."""
+        return self._line is not None
 
     @property
     def rtt_ns(self) -> int:
-        """The least round trip in the window; 0 before the first."""
-        return min(self._exchanges).rtt_ns if self._exchanges else 0
+        """The least round trip of the last exchanges; 0 before the first."""
+        return self._line.rtt_ns if self._line else 0
+
+    @property
+    def drift_ppm(self) -> float:
+        """How much faster the server's clock runs than the node's, parts in a million; 0 before it is known."""
+        return self._line.drift * 1e6 if self._line else 0.0
+
+    @property
+    def drift_sigma_ppm(self) -> float:
+        """One standard deviation of ``drift_ppm``."""
+        return math.sqrt(self._line.drift_var) * 1e6 if self._line else _CRYSTAL * 1e6
+
+    def offset_at(self, node_ns: int) -> int:
+        """Server clock minus node clock when the node's clock showed this, nanoseconds."""
+        line = self._line_of(node_ns)
+        return line.at(node_ns) if line else 0
+
+    def sigma_at(self, node_ns: int) -> int:
+        """One standard deviation of ``offset_at``; it grows with the time since the last exchange."""
+        line = self._line_of(node_ns)
+        return line.sigma(node_ns) if line else UNKNOWN_SIGMA_NS
+
+    def state(self, node_ns: int) -> ClockState:
+        """Everything at once, at this moment of the node's clock."""
+        drift = round(self.drift_ppm, 3)
+        return ClockState(self.offset_at(node_ns), self.sigma_at(node_ns), drift, self.rtt_ns, self.jumps)
 
     def add(self, t0: int, t1: int, t2: int, t3: int) -> bool:
         """Take one exchange; False when it cannot be true (a clock was set during it) and is left out.
 
-        An exchange that contradicts the best one by more than both round trips and any drift allow means that a clock
-        was set meanwhile: what was known before is forgotten.
+        An exchange that contradicts what is known, by more than its round trip and any doubt allow, means that a clock
+        was set meanwhile (or is being slewed): what was known before is forgotten.
         """
         rtt = (t3 - t0) - (t2 - t1)
         if rtt < 0 or t3 < t0 or t2 < t1:
             return False
-        new = Exchange(rtt, ((t1 - t0) + (t2 - t3)) // 2, t3)
-        if self._exchanges:
-            best = min(self._exchanges)
-            possible = (rtt + best.rtt_ns) / 2 + _DRIFT * abs(t3 - best.at_ns) + 1
-            if abs(new.offset_ns - best.offset_ns) > possible:
-                self._exchanges.clear()
-        self._exchanges.append(new)
-        best = min(self._exchanges)
-        self.offset_ns = best.offset_ns
-        self.sigma_ns = self._sigma(best)
+        self._now_ns = t3
+        new = Exchange(rtt, ((t1 - t0) + (t2 - t3)) // 2, (t0 + t3) // 2)
+        if self._line is not None:
+            away = abs(new.offset_ns - self._line.at(new.at_ns))
+            if new.at_ns < self._line.newest_ns or away > rtt / 2 + _DOUBT * self._line.sigma(new.at_ns):
+                self.jumps += away > rtt / 2 + JUMP_NS
+                self._forget()
+        self._recent.append(new)
+        self._group.append(new)
+        self._lay(new.at_ns)
+        if len(self._group) == _GROUP:
+            self._kept.append(min(self._group))
+            self._group.clear()
         return True
 
-    def _sigma(self, best: Exchange) -> int:
-        """Uniform within rtt / 2 of the best exchange, and how far the others are from it.
+    def look(self, before_ns: int, wall_ns: int, after_ns: int) -> int:
+        """Watch the node's clock for steps: its monotonic clock, its clock, its monotonic clock again, read in a row.
 
-        Of an exchange that took longer by x, a distance of x / 2 is explained by a queue on one way; the rest of it
-        (clocks that drift, timestamps that jitter) is not, and counts.
+        A step shows at once and to the microsecond, long before the next exchange: all that is known moves with it.
+        Returns the step, 0 for none. Times before a step keep the offset that was theirs.
         """
-        total = 0.0
-        for rtt, offset, _ in self._exchanges:
-            total += max(0.0, abs(offset - best.offset_ns) - (rtt - best.rtt_ns) / 2) ** 2
-        spread = math.sqrt(total / len(self._exchanges))
-        return max(1, round(math.hypot(best.rtt_ns / 2 / math.sqrt(3), spread)))
+        seen, self._looked, self._now_ns = self._looked, (before_ns, wall_ns, after_ns), wall_ns
+        if seen is None:
+            return 0
+        most = (wall_ns - before_ns) - (seen[1] - seen[2])
+        least = (wall_ns - after_ns) - (seen[1] - seen[0])
+        if least <= _STEP_NS and most >= -_STEP_NS:
+            return 0
+        step = (least + most) // 2
+        self.jumps += 1
+        if self._line is not None:
+            self._before = (self._line, seen[1] + after_ns - seen[0], wall_ns)
+            self._recent = deque((_moved(each, step) for each in self._recent), _WINDOW)
+            self._kept = deque((_moved(each, step) for each in self._kept), _KEPT)
+            self._group = [_moved(each, step) for each in self._group]
+            self._lay(self._line.newest_ns + step)
+        return step
+
+    def _line_of(self, node_ns: int) -> _Line | None:
+        """The line that holds at a moment: the one before the last step for what was exposed before it."""
+        if self._before is not None:
+            line, last_ns, first_ns = self._before
+            step = first_ns - last_ns
+            if self._now_ns - first_ns > _LINGER_NS:
+                self._before = None
+            elif node_ns <= last_ns if step > 0 else node_ns > self._now_ns - step // 2:
+                return line  # earlier than a step forward or, as nothing is exposed in the future, than one back
+        return self._line
+
+    def _forget(self) -> None:
+        self._recent.clear()
+        self._kept.clear()
+        self._group.clear()
+
+    def _lay(self, now_ns: int) -> None:
+        """A weighted least-squares line, its slope tied to zero by what crystals do."""
+        points = [*self._kept, min(self._group)] if self._group else list(self._kept)
+        least, *others = sorted({*points, *self._recent})[:_FLOOR]
+        # Of an exchange that took longer by x, up to x / 2 may be a queue on one way. Even the best one may have met a
+        # queue: how near the next best come says how likely that is.
+        floor = (others[-1].rtt_ns - least.rtt_ns) / 2 if others else 0.0
+        base, at = points[-1].offset_ns, points[-1].at_ns
+        weights, times, offsets = [], [], []
+        for rtt, offset, t in points:
+            doubt = _STAMP_NS**2 + floor**2 + ((rtt - least.rtt_ns) / 2) ** 2 + (_WANDER * (now_ns - t)) ** 2
+            weights.append(1.0 / doubt)
+            times.append(float(t - at))
+            offsets.append(float(offset - base))
+        total = sum(weights)
+        mean_t = sum(w * t for w, t in zip(weights, times, strict=True)) / total
+        mean_o = sum(w * o for w, o in zip(weights, offsets, strict=True)) / total
+        across = sum(w * (t - mean_t) * (o - mean_o) for w, t, o in zip(weights, times, offsets, strict=True))
+        along = sum(w * (t - mean_t) ** 2 for w, t in zip(weights, times, strict=True)) + _CRYSTAL**-2
+        drift = across / along
+        # Where points scatter more than their weights say, everything is known that much less well.
+        scatter = sum(
+            w * (o - mean_o - drift * (t - mean_t)) ** 2 for w, t, o in zip(weights, times, offsets, strict=True)
+        )
+        worse = max(1.0, scatter / max(1, len(points) - 2)) if len(points) > 2 else 1.0
+        best = min(self._recent).rtt_ns
+        self._line = _Line(
+            at_ns=at + round(mean_t),
+            offset_ns=mean_o,
+            base_ns=base,
+            drift=drift,
+            offset_var=worse / total,
+            drift_var=worse / along,
+            ways_var=(best / 2) ** 2 / 3,  # uniform within rtt / 2
+            newest_ns=now_ns,
+            rtt_ns=best,
+        )
+
+
+def _moved(exchange: Exchange, step: int) -> Exchange:
+    """The same exchange as a node clock would have seen it that had always been ahead by the step."""
+    return Exchange(exchange.rtt_ns, exchange.offset_ns - step, exchange.at_ns + step)

@@ -62,7 +62,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NoReturn, TypeAlias
 
@@ -129,6 +129,7 @@ class Frame:
 
     header: FrameHeader
     jpeg: bytes | memoryview
+    crc: int | None = field(default=None, compare=False)  # CRC-32 of the JPEG, where it was checked on the way
 
 
 def is_name(value: object) -> bool:
@@ -172,7 +173,7 @@ def unpack_frame(parts: Sequence[Buffer], *, max_bytes: int = 16 << 20, of_file:
         raise MessageError("malformed", text)
     if zlib.crc32(jpeg) != fields[3]:
         raise MessageError("crc", f"camera {header.camera}: picture {header.sequence} was damaged on its way")
-    return Frame(header, jpeg if isinstance(jpeg, memoryview) else bytes(jpeg))
+    return Frame(header, jpeg if isinstance(jpeg, memoryview) else bytes(jpeg), fields[3])
 
 
 def unpack_header(head: Buffer) -> FrameHeader:
@@ -200,7 +201,7 @@ def _check_header(h: FrameHeader) -> None:
         raise MessageError("malformed", f"frame header: camera {_brief(h.camera)} is no name")
     if not is_name(h.node):
         raise MessageError("malformed", f"frame header: node {_brief(h.node)} is no name")
-    for field, value, low, high in (
+    for name, value, low, high in (
         ("sequence", h.sequence, 0, _COUNT),
         ("trigger", 0 if h.trigger is None else h.trigger, 0, _COUNT),
         ("device_ns", h.device_ns, 0, _LATEST),
@@ -212,7 +213,7 @@ def _check_header(h: FrameHeader) -> None:
         ("incarnation", h.incarnation, 0, _LATEST),
     ):
         if type(value) is not int or not low <= value <= high:
-            text = f"camera {h.camera}: {field} is {_brief(value)}; must be a whole number from {low} to {high}"
+            text = f"camera {h.camera}: {name} is {_brief(value)}; must be a whole number from {low} to {high}"
             raise MessageError("malformed", text)
 
 
@@ -279,6 +280,17 @@ class CameraReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockReport:
+    """What a node knows of its clock (``protocol.clock.ClockState``), so that the server knows it without frames."""
+
+    offset_ns: int  # server clock minus node clock
+    sigma_ns: int  # one standard deviation of it; 10**15 before the first exchange
+    drift_ppm: float  # how much faster the server's clock runs
+    rtt_ns: int  # least of the last exchanges; 0 before the first
+    jumps: int  # times that one of the two clocks was set, since the node started
+
+
+@dataclass(frozen=True, slots=True)
 class SpoolReport:
     """A node's spool: frames kept and lost since it started, bytes that wait for the disk and that it has free.
 
@@ -294,11 +306,12 @@ class SpoolReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a node's cameras do; ``take`` is the take it was told to record, empty when none."""
+    """How a node's cameras and its clock do; ``take`` is the take it was told to record, empty when none."""
 
     node: str
     take: str
     cameras: tuple[CameraReport, ...]
+    clock: ClockReport
     spool: SpoolReport = SpoolReport()
 
 
@@ -501,6 +514,12 @@ def _rate(value: Any, where: str) -> float:
     return value
 
 
+def _drift(value: Any, where: str) -> float:
+    if type(value) is not float or not math.isfinite(value) or not -1e6 <= value <= 1e6:
+        raise MessageError("malformed", f"{where}: {_brief(value)}; must be parts in a million")
+    return value
+
+
 def _several(check: _Check) -> _Check:
     def check_all(values: Any, where: str) -> tuple[Any, ...]:
         if not isinstance(values, (list, tuple)) or len(values) > MOST_CAMERAS:
@@ -558,13 +577,14 @@ def _take_or_none(value: Any, where: str) -> str:
 
 
 def _as_list(value: Any) -> list[Any]:
-    if type(value) not in (CameraReport, SpoolReport, Holding):
+    if type(value) not in (CameraReport, ClockReport, SpoolReport, Holding):
         raise TypeError(f"cannot pack a {type(value).__name__}")
     return [getattr(value, name) for name in value.__slots__]
 
 
 _count, _ns = _whole(0, _COUNT), _whole(0, _LATEST)
 _camera_report = _nested(CameraReport, (_name, _count, _count, _count, _count, _rate))
+_clock_report = _nested(ClockReport, (_whole(-_LATEST, _LATEST), _ns, _drift, _ns, _count))
 _spool_report = _nested(SpoolReport, (_count, _count, _count, _count, _text(200)))
 _holding = _nested(Holding, (_name, _ns, _spans, _losses))
 _KINDS: dict[str, tuple[type[Any], tuple[_Check, ...]]] = {
@@ -574,7 +594,7 @@ _KINDS: dict[str, tuple[type[Any], tuple[_Check, ...]]] = {
     "grant": (Grant, (_name, _whole(0, MOST_CREDIT))),
     "clock?": (ClockRequest, (_ns,)),
     "clock!": (ClockReply, (_ns, _ns, _ns, _ns)),
-    "report": (Report, (_name, _take_or_none, _several(_camera_report), _spool_report)),
+    "report": (Report, (_name, _take_or_none, _several(_camera_report), _clock_report, _spool_report)),
     "bye": (Bye, (_name,)),
     "record": (Record, (_flag, _take_name, _ns)),
     "inventory": (Inventory, (_count, _take_name, _ns, _ns)),

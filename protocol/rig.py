@@ -25,8 +25,9 @@ from typing import Any
 from protocol.errors import HeadstreamError
 from protocol.messages import is_name
 from protocol.table import chosen, limited, nearest, parse_table, shown
+from protocol.timecode import TimecodeError, timecode_rate
 
-_SECTIONS = ("server", "sync", "wire", "spool", "normals", "surface")
+_SECTIONS = ("server", "node", "sync", "wire", "spool", "normals", "surface")
 
 
 class RigError(HeadstreamError):
@@ -42,7 +43,17 @@ class ServerConfig:
     control_port: int = limited(5561, 1, 65_535)
     preview_host: str = "127.0.0.1"
     preview_port: int = limited(8080, 1, 65_535)
+    metrics_host: str = "127.0.0.1"  # for Prometheus
+    metrics_port: int = limited(0, 0, 65_535)  # 0: none
     takes: Path = Path("takes")
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What every node does. The rig's first node has ``metrics_port``, the second the one after it, and so on."""
+
+    metrics_host: str = "127.0.0.1"  # for Prometheus
+    metrics_port: int = limited(0, 0, 65_535)  # 0: none
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class SyncConfig:
     tolerance_ms: float = limited(8.0, 0.001, 1000)
     wait_ms: float = limited(100.0, 1, 10_000)
     min_cameras: int = limited(0, 0, 256)  # 0: all but a quarter
+    alarm_ms: float = limited(0.0, 0, 1000)  # spread within a set beyond which there is an alarm; 0: tolerance_ms
+    timecode: str = chosen("none", "none", "utc")  # utc: SMPTE timecode of the server's clock on each frame set
 
 
 @dataclass(frozen=True)
@@ -148,6 +161,7 @@ class Rig:
     cameras: tuple[CameraConfig, ...]
     fps: float = 30.0
     server: ServerConfig = ServerConfig()
+    node: NodeConfig = NodeConfig()
     sync: SyncConfig = SyncConfig()
     wire: WireConfig = WireConfig()
     spool: SpoolConfig = SpoolConfig()
@@ -211,6 +225,7 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     top = parse_table(_Top, {key: data[key] for key in top_keys if key in data}, where, "", RigError)
     sections: dict[str, Any] = {
         "server": parse_table(ServerConfig, data.get("server", {}), where, "server", RigError),
+        "node": parse_table(NodeConfig, data.get("node", {}), where, "node", RigError),
         "sync": parse_table(SyncConfig, data.get("sync", {}), where, "sync", RigError),
         "wire": parse_table(WireConfig, data.get("wire", {}), where, "wire", RigError),
         "spool": parse_table(SpoolConfig, data.get("spool", {}), where, "spool", RigError),
@@ -300,14 +315,14 @@ def _check_options(value: Any, where: str) -> None:
 def _check_whole(rig: Rig, where: str) -> None:
     """What single keys cannot show."""
     server, sync, wire = rig.server, rig.sync, rig.wire
-    for key in ("host", "preview_host"):
-        host = getattr(server, key)
+    hosts = {f"server.{key}": getattr(server, key) for key in ("host", "preview_host", "metrics_host")}
+    for key, host in {**hosts, "node.metrics_host": rig.node.metrics_host}.items():
         if not re.fullmatch(r"[A-Za-z0-9.:_-]+", host):
-            raise RigError(f"{where}: server.{key}: {shown(host)}; must be an address or a host's name, without port")
+            raise RigError(f"{where}: {key}: {shown(host)}; must be an address or a host's name, without port")
     ports: dict[int, str] = {}
-    for key in ("data_port", "control_port", "preview_port"):
+    for key in ("data_port", "control_port", "preview_port", "metrics_port"):
         port = getattr(server, key)
-        if port in ports:
+        if port and port in ports:
             raise RigError(f"{where}: server.{key}: {port} is also server.{ports[port]}; each needs its own")
         ports[port] = key
     if not is_loopback(server.host) and not wire.allow_plain:
@@ -320,6 +335,14 @@ def _check_whole(rig: Rig, where: str) -> None:
         raise RigError(f"{where}: wire.queue_mb: {wire.queue_mb:g}; {most}")
     if sync.min_cameras > len(rig.cameras):
         raise RigError(f"{where}: sync.min_cameras: {sync.min_cameras}; the rig has {len(rig.cameras)} cameras")
+    if rig.node.metrics_port + len(rig.nodes) - 1 > 65_535:
+        text = f"must leave room for the ports of {len(rig.nodes)} nodes"
+        raise RigError(f"{where}: node.metrics_port: {rig.node.metrics_port}; {text}")
+    if sync.timecode != "none":
+        try:
+            timecode_rate(rig.fps)
+        except TimecodeError as error:
+            raise RigError(f"{where}: sync.timecode: {error}") from None
     if sync.mode == "time" and sync.tolerance_ms >= 500 / rig.fps:
         most = f"must be under half the frame interval, {500 / rig.fps:.3g} ms at {rig.fps:g} fps"
         raise RigError(f"{where}: sync.tolerance_ms: {sync.tolerance_ms:g}; {most}")

@@ -62,6 +62,30 @@ def take_lines(status: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def alarms_markdown(alarms: Sequence[Mapping[str, Any]], now_ns: int) -> str:
+    """What is wrong at the moment, and for how long; a line each."""
+    if not alarms:
+        return "no alarm"
+    return "\n\n".join(f"**⚠ {alarm['text']}** ({_duration(now_ns - alarm['since_ns'])})" for alarm in alarms)
+
+
+def time_markdown(status: Mapping[str, Any]) -> str:
+    """Timecode, the spread within sets and each node's clock."""
+    spread, lines = status.get("spread", {}), []
+    if status.get("timecode"):
+        lines.append(f"timecode **{status['timecode']}**")
+    if spread.get("median") is not None:
+        median, p99, last = (spread[key] for key in ("median", "p99", "last"))
+        lines.append(f"spread within sets: median {median:.2f} ms · 99 % {p99:.2f} · last {last:.2f}")
+    rows = ["| clock of | offset ms | ± µs | drift ppm |", "| :-- | --: | --: | --: |"]
+    for name, clock in status.get("clocks", {}).items():
+        if clock is None:
+            rows.append(f"| {name} | not known | | |")
+        else:
+            rows.append(f"| {name} | {clock['offset_ms']:.3f} | {clock['sigma_us']:.0f} | {clock['drift_ppm']:+.1f} |")
+    return "\n\n".join([*lines, "\n".join(rows)])
+
+
 def cameras_markdown(cameras: Mapping[str, Mapping[str, Any]]) -> str:
     """A table of the receiver's statistics: frames a second, drops, and whatever else a person should know."""
     rows = ["| camera | fps | dropped | |", "| :-- | --: | --: | :-- |"]
@@ -93,6 +117,11 @@ def mosaic(images: Mapping[str, np.ndarray], order: Sequence[str]) -> np.ndarray
             _fit(images[name], tile)
         _write(tile, name)
     return sheet
+
+
+def _duration(ns: int) -> str:
+    seconds = max(0, ns) // 1_000_000_000
+    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
 def _camera_note(camera: Mapping[str, Any]) -> str:

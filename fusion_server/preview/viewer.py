@@ -23,7 +23,14 @@ import viser.transforms
 
 from fusion_server.colour import LiveColours, Photo
 from fusion_server.preview.glb import coloured_glb
-from fusion_server.preview.panel import cameras_markdown, mosaic, recording_markdown, status_markdown
+from fusion_server.preview.panel import (
+    alarms_markdown,
+    cameras_markdown,
+    mosaic,
+    recording_markdown,
+    status_markdown,
+    time_markdown,
+)
 from geometry.cameras import rig_center
 from geometry.rasterize.cpu import CpuRasterizer
 from protocol.calibration import Calibration
@@ -173,6 +180,8 @@ class Preview:
 
     def _show_status(self, status: dict[str, Any]) -> None:
         self._status.content = status_markdown(status)
+        self._alarms.content = alarms_markdown(status.get("alarms", ()), status.get("time_ns", 0))
+        self._time.content = time_markdown(status)
         self._cameras.content = cameras_markdown(status.get("cameras", {}))
         self._show_take(status.get("take"))
 
@@ -248,9 +257,12 @@ class Preview:
         self._in_colour = gui.add_checkbox("Colour", False, hint="what the cameras see on the mesh, instead of clay")
         with gui.add_folder("Status"):
             self._status = gui.add_markdown("waiting for the first frames")
+            self._alarms = gui.add_markdown("no alarm")
         with gui.add_folder("Cameras"):
             self._thumbnails = gui.add_image(mosaic({}, self._calibration.names), format="jpeg", jpeg_quality=80)
             self._cameras = gui.add_markdown("")
+        with gui.add_folder("Time", expand_by_default=False):
+            self._time = gui.add_markdown("")
         self._button.on_click(self._pressed)
 
 

@@ -48,7 +48,8 @@ uv: nil or bytes: float32 little-endian, 2 a corner, 3 corners a face (an atlas 
     "/mesh": """\
 msgpack map: index int (of the frame set), capture_ns int (server clock), topology int (id), kind str (keyframe, warm),
 vertices bytes: float32 little-endian, 3 a vertex, world metres, Y up; quality map; timing map (seconds a stage);
-missing array of str (cameras that were not in the set); spread_ns int (newest minus oldest exposure)
+missing array of str (cameras that were not in the set); spread_ns int (newest minus oldest exposure);
+timecode str (SMPTE hh:mm:ss:ff, a semicolon before ff where labels are dropped; empty where the rig stamps none)
 """,
     "/fault": "msgpack map: text str, one line\n",
     "/statistics": "msgpack map of what the server counted when the take ended\n",
@@ -81,6 +82,7 @@ class TakeMesh:
     timing: dict[str, float]  # seconds a stage
     missing: tuple[str, ...] = ()
     spread_ns: int = 0
+    timecode: str = ""  # SMPTE; empty where the rig stamps none, and in takes older than that
 
 
 def plain(value: Any) -> Any:

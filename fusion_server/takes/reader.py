@@ -207,4 +207,5 @@ def _mesh(data: bytes) -> TakeMesh:
         timing=fields["timing"],
         missing=tuple(fields["missing"]),
         spread_ns=fields["spread_ns"],
+        timecode=fields.get("timecode", ""),
     )

@@ -34,6 +34,7 @@ from protocol.calibration import Calibration
 from protocol.frame_record import pack_frame_record
 from protocol.messages import Frame, is_name
 from protocol.rig import Rig
+from protocol.timecode import timecode_at
 
 if TYPE_CHECKING:
     from fusion_server.pipeline import Result
@@ -81,6 +82,8 @@ class TakeWriter:
             "complete": False,  # as long as no node was asked
             "settled": False,
         }
+        if rig.sync.timecode == "utc":
+            self._info["timecode"] = str(timecode_at(self._info["started_ns"], rig.fps))
         self._queue_bytes = queue_bytes
         self._queue: deque[_Entry] = deque()
         self._waiting = 0  # bytes
@@ -149,6 +152,7 @@ class TakeWriter:
         timing: Mapping[str, float],
         missing: tuple[str, ...] = (),
         spread_ns: int = 0,
+        timecode: str = "",
     ) -> None:
         """Keep a mesh. vertices: (P, 3) world metres, kept as float32; timing: seconds by stage."""
         fields = {
@@ -161,6 +165,7 @@ class TakeWriter:
             "timing": plain(dict(timing)),
             "missing": list(missing),
             "spread_ns": int(spread_ns),
+            "timecode": timecode,
         }
         self._put_map("/mesh", capture_ns, fields)
 
@@ -178,6 +183,7 @@ class TakeWriter:
             timing=timing,
             missing=result.missing,
             spread_ns=result.spread_ns,
+            timecode=result.timecode,
         )
 
     def fault(self, text: str) -> None:
@@ -187,6 +193,11 @@ class TakeWriter:
     def statistics(self, values: Mapping[str, Any]) -> None:
         """Keep counts, usually once at the end."""
         self._put_map("/statistics", time.time_ns(), plain(dict(values)), vital=True)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits for the disk."""
+        return self._waiting
 
     def close(self, ended_ns: int | None = None) -> dict[str, Any]:
         """Write what waits, finish the file and ``take.json``; returns what that says. May be called twice.

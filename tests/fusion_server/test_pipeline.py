@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,8 +64,8 @@ def make(tmp_path):
         sync=SyncConfig(wait_ms=20, min_cameras=2),
     )
 
-    def build(reconstructor):
-        pipeline = Pipeline(rig, calibration, reconstructor, Decoder())
+    def build(reconstructor, **sync):
+        pipeline = Pipeline(replace(rig, sync=replace(rig.sync, **sync)), calibration, reconstructor, Decoder())
         results, faults = [], []
         pipeline.observe(results.append, faults.append)
         pipeline.start()
@@ -158,6 +159,22 @@ def test_an_incomplete_set_is_used_when_enough_remain(make):
     time.sleep(0.03)
     until(lambda: (pipeline.poll(), len(results) == 2)[1])
     assert results[1].missing == ("b",)
+
+
+def test_every_set_is_stamped_and_told_even_when_no_mesh_is_made_of_it(make):
+    pipeline, results, _ = make(Reconstructor(observe_s=0.05), timecode="utc")
+    told = []
+    pipeline.observe(on_set=told.append)
+    start = 1_700_000_000_000_000_000  # 22:13:20 UTC
+    for number in range(1, 9):
+        for name in NAMES:
+            at = start + number * 1_000_000_000 // 30 + 5_000_000
+            header = FrameHeader(name, "pc", number, number, at, at, 0, 0, 1, 1)
+            pipeline.on_frame(Frame(header, bytes([number])))
+    assert [each.timecode for each in told] == [f"22:13:20:{number:02}" for number in range(1, 9)]
+    until(lambda: results and results[-1].index == 8)
+    assert results[-1].timecode == "22:13:20:08"
+    assert len(results) < 8
 
 
 def test_a_slot_holds_only_the_newest_and_counts_what_it_replaced():

@@ -22,7 +22,15 @@ import fusion_server.preview.viewer as viewer
 from fusion_server.colour import Photo
 from fusion_server.preview import Preview
 from fusion_server.preview.glb import coloured_glb
-from fusion_server.preview.panel import TILE, cameras_markdown, mosaic, recording_markdown, status_markdown
+from fusion_server.preview.panel import (
+    TILE,
+    alarms_markdown,
+    cameras_markdown,
+    mosaic,
+    recording_markdown,
+    status_markdown,
+    time_markdown,
+)
 from geometry.mesh import vertex_normals
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
@@ -92,6 +100,32 @@ def test_the_status_says_what_matters_first():
     assert "error against truth: surface **0.42** mm · normals **6.1**°" in with_truth and "2 faults" in with_truth
     assert "0 late" not in with_truth
     assert status_markdown({}).startswith("**0.0** meshes/s")
+
+
+def test_alarms_are_shown_with_how_long_they_last():
+    assert alarms_markdown((), 0) == "no alarm"
+    alarms = [
+        {"key": "a", "text": "camera cam0 is frozen", "since_ns": 10**9},
+        {"key": "b", "text": "x", "since_ns": 0},
+    ]
+    first, second = alarms_markdown(alarms, 301 * 10**9).split("\n\n")
+    assert "x" in second
+    assert "camera cam0 is frozen" in first and first.endswith("(5 min)")
+    assert alarms_markdown(alarms, 31 * 10**9).split("\n\n")[0].endswith("(30 s)")
+
+
+def test_the_panel_has_timecode_spread_and_each_nodes_clock():
+    clock = {"offset_ms": -3.25, "sigma_us": 11.6, "drift_ppm": 41.26, "rtt_us": 90.0, "jumps": 0}
+    text = time_markdown(
+        {
+            "timecode": "10:00:00:12",
+            "spread": {"median": 0.21, "p99": 0.55, "last": 0.3},
+            "clocks": {"pc1": clock, "pc2": None},
+        }
+    )
+    assert "timecode **10:00:00:12**" in text and "median 0.21 ms · 99 % 0.55 · last 0.30" in text
+    assert "| pc1 | -3.250 | 12 | +41.3 |" in text and "| pc2 | not known |" in text
+    assert "timecode" not in time_markdown({}) and "spread" not in time_markdown({})
 
 
 def test_every_camera_has_a_row_and_silence_is_marked():

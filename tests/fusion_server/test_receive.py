@@ -19,6 +19,7 @@ from protocol.messages import (
     Bye,
     CameraReport,
     ClockReply,
+    ClockReport,
     ClockRequest,
     Frame,
     FrameHeader,
@@ -37,6 +38,7 @@ from protocol.rig import Rig, ServerConfig, parse_rig
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 SIZE = (64, 48)
 JPEG = bytes(range(256)) * 16
+CLOCK = ClockReport(-7, 12_000, 3.5, 90_000, 1)
 
 
 def make_rig(**wire) -> Rig:
@@ -268,10 +270,12 @@ def test_reports_arrive_in_the_statistics(bench):
     data.hello("cam0", "cam1")
     control.hear(), data.hear()
     reports = (CameraReport("cam0", 100, 90, 7, 3, 29.5), CameraReport("cam2", 1, 1, 1, 1, 1.0))
-    control.say(Report("pc1", "", reports))
+    control.say(Report("pc1", "", reports, CLOCK))
     until(lambda: bench.receiver.statistics()["cam0"]["captured"] == 100, "the report")
     cameras, nodes = bench.receiver.statistics(), bench.receiver.nodes()
     assert (cameras["cam0"]["dropped"], cameras["cam0"]["errors"]) == (7, 3)
+    assert cameras["cam0"]["captured_fps"] == 29.5
+    assert nodes["pc1"]["clock"] == CLOCK and nodes["pc2"]["clock"] is None
     assert cameras["cam2"]["captured"] == 0, "pc1 may not speak for the camera of pc2"
     assert nodes["pc1"]["connected"] and not nodes["pc2"]["connected"]
     control.say(Bye("pc1"))
@@ -285,7 +289,7 @@ def test_nodes_are_told_of_a_take_until_they_say_that_they_know(bench):
     bench.receiver.record(True, "scene_001")
     assert control.hear() == Record(True, "scene_001")
     assert control.hear() == Record(True, "scene_001")  # again, for nothing came back
-    control.say(Report("pc1", "scene_001", ()))
+    control.say(Report("pc1", "scene_001", (), CLOCK))
     until(lambda: bench.receiver.nodes()["pc1"]["take"] == "scene_001", "the report")
     while control.socket.poll(400):
         control.socket.recv()

@@ -254,6 +254,75 @@ def test_counters_that_all_wrap_go_on():
     assert sync.counters.restarts == len(CAMERAS)
 
 
+def _wrapped(i: int, first: int) -> int:
+    """A 16-bit counter that began at 65 520 and goes on with ``first`` after 65 535."""
+    return 65_520 + i if i < 16 else i - 16 + first
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_counter_of_16_bits_wraps_to_0_or_to_1_without_a_gap(first):
+    _, sets = _restarted(lambda n, i: _wrapped(i, first))
+    assert [s.index for s in sets] == list(range(65_520, 65_560))
+    for s in sets:
+        assert s.missing == () and len({f.header.sequence for f in s.frames.values()}) == 1
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("mode", ["mixed", "one wide"])
+def test_cameras_whose_counters_wrap_differently_stay_together(mode, first):
+    """Two makers in one rig: one skips 0, or one counts in 32 bits and never wraps."""
+
+    def trigger(name: str, i: int) -> int | None:
+        if i in (15, 16) and name == "c":
+            return None  # lost right where it wraps
+        if mode == "one wide":
+            return 65_520 + i if name == "b" else _wrapped(i, first)
+        return _wrapped(i, first if name in "ab" else 1 - first)
+
+    _, sets = _restarted(trigger)
+    assert [s.index for s in sets] == list(range(65_520, 65_560))
+    for s in sets:
+        assert len({f.header.sequence for f in s.frames.values()}) == 1
+        assert s.missing == (("c",) if s.index - 65_520 in (15, 16) else ())
+
+
+@pytest.mark.parametrize("who", CAMERAS)
+def test_a_camera_that_restarts_just_before_the_others_wrap_stays_with_them(who):
+    gone = range(12, 15)
+
+    def trigger(name: str, i: int) -> int | None:
+        if name != who or i < 12:
+            return _wrapped(i, 1)
+        return None if i in gone else i - 14
+
+    _, sets = _restarted(trigger)
+    assert [s.index for s in sets] == list(range(65_520, 65_560))
+    for s in sets:
+        assert len({f.header.sequence for f in s.frames.values()}) == 1
+        assert s.missing == ((who,) if s.index - 65_520 in gone else ())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_at_60_fps_with_lost_frames_counters_wrap_again_and_again(seed):
+    """A counter that wraps each 50 frames, so that 20 wraps are seen; 3 % of the frames are lost, arrivals jitter."""
+    rng, period = random.Random(seed), 1000 * MS // 60
+    arrivals, there = [], {}
+    for i in range(1000):
+        for k, name in enumerate(CAMERAS):
+            if rng.random() < 0.03:
+                continue
+            item = frame(name, (i + 7 * (name == "d")) % 50 + 1, START + i * period + rng.randrange(MS // 2), i)
+            there.setdefault(i, set()).add(name)
+            arrivals.append((i * period + k * MS + rng.randrange(8 * MS), k, item))
+    arrivals.sort(key=lambda each: each[:2])
+    sets = play(synchronizer(), [(now, item) for now, _, item in arrivals])
+    for s in sets:
+        assert len({f.header.sequence for f in s.frames.values()}) == 1, "a set mixes exposures"
+    whole = [s for s in sets if set(s.frames) == there[next(iter(s.frames.values())).header.sequence]]
+    usable = [i for i, names in there.items() if len(names) >= 3]
+    assert len(whole) >= len(usable) - 4  # the rig's first exposures, while d is found to count from elsewhere
+
+
 @pytest.mark.parametrize(("sigma_ns", "lost"), [(20_000, 0), (10**12, 2)])
 def test_a_fast_counter_that_wraps_falls_into_step_once_time_shows_it(sigma_ns, lost):
     sync, sets, period = synchronizer(), [], 3 * MS  # several frames within the tolerance of 8 ms

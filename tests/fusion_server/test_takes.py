@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgpack
 import numpy as np
 import pytest
 from mcap.reader import make_reader
@@ -21,6 +23,7 @@ from mcap.stream_reader import StreamReader
 
 from fusion_server.takes import TakeReader, TakeWriter
 from fusion_server.takes.layout import MCAP_NAME, TakeError
+from fusion_server.takes.reader import _mesh
 from protocol.calibration import Calibration, Camera
 from protocol.messages import Frame, FrameHeader
 from protocol.rig import Rig, parse_rig
@@ -99,6 +102,29 @@ def test_take_json_tells_what_the_take_is(tmp_path):
     (written.path / "take.json").unlink()  # the file alone says the essentials
     alone = TakeReader(written.path / MCAP_NAME)
     assert (alone.info["slate"], alone.fps) == ("scene", 25.0)
+
+
+def test_timecode_stands_with_the_take_and_each_mesh_and_older_takes_have_none(tmp_path):
+    rig = parse_rig(
+        {
+            "name": "r",
+            "calibration": "c.json",
+            "fps": 29.97,
+            "sync": {"timecode": "utc"},
+            "camera": [{"id": "cam0", "node": "pc", "driver": "replay"}],
+        }
+    )
+    writer = TakeWriter(tmp_path, "tc", rig, make_calibration())
+    number = writer.topology(FACES)
+    writer.mesh(1, 5, vertices(0), number, kind="warm", quality={}, timing={}, timecode="10:00:00;02")
+    info = writer.close()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d;\d\d", info["timecode"])
+    assert json.loads((writer.path / "take.json").read_text())["timecode"] == info["timecode"]
+    assert [mesh.timecode for mesh in TakeReader(writer.path).meshes()] == ["10:00:00;02"]
+    fields = {"index": 1, "capture_ns": 2, "topology": 0, "vertices": b"", "kind": "warm", "quality": {}, "timing": {}}
+    old = msgpack.packb({**fields, "missing": [], "spread_ns": 3})  # as it was written before there was timecode
+    assert _mesh(old).timecode == "" and _mesh(old).spread_ns == 3
+    assert "timecode" not in json.loads((write(tmp_path).path / "take.json").read_text())
 
 
 def test_other_programs_can_read_the_file(tmp_path):
@@ -303,7 +329,14 @@ def test_a_result_of_the_pipeline_is_kept_whole(tmp_path):
         observation = SimpleNamespace(seconds={"decode": 0.2})
         take.result(
             SimpleNamespace(
-                index=i, capture_ns=i, spread_ns=0, missing=(), surface=surface, observation=observation, latency_s=0.4
+                index=i,
+                capture_ns=i,
+                spread_ns=0,
+                missing=(),
+                surface=surface,
+                observation=observation,
+                latency_s=0.4,
+                timecode="x",
             )
         )
     take.close()

@@ -47,6 +47,19 @@ def test_an_unknown_node_is_told_which_there_are(tmp_path):
     assert "pc0" in one_line(headstream("node", rig, "--name", "pc7"))
 
 
+def test_a_log_format_that_there_is_not_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTREAM_LOG_FORMAT", "xml")
+    assert "HEADSTREAM_LOG_FORMAT: 'xml'; must be 'text' or 'json'" in one_line(headstream("node", tmp_path / "x"))
+
+
+def test_with_json_logs_a_refusal_is_an_object(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTREAM_LOG_FORMAT", "json")
+    done = headstream("node", tmp_path / "nowhere.toml", "--name", "pc0")
+    (line,) = done.stderr.splitlines()
+    entry = json.loads(line)
+    assert done.returncode == 2 and entry["level"] == "ERROR" and "nowhere.toml" in entry["message"]
+
+
 def test_a_server_without_calibration_says_so(tmp_path):
     rig = tmp_path / "rig.toml"
     rig.write_text(RIG)

@@ -15,6 +15,7 @@ from protocol.messages import (
     Bye,
     CameraReport,
     ClockReply,
+    ClockReport,
     ClockRequest,
     Fetch,
     Fetched,
@@ -63,7 +64,10 @@ HEADER_OF_SCHEMA_1 = bytes.fromhex(  # as older takes have it
     "9e01010fce1a1d2c68a563616d3033a470632d31ce00011170cf0000000c8f25eb87ce075bcd15cf18f3ece6bc7e8000d2ff"
     "ed2979cd22c4cd0990cd0800"
 )
-REPORT = Report("pc-1", "a_003", (CameraReport("cam03", 300, 290, 8, 1, 29.97),), SpoolReport(300, 2, 9, 8, "full"))
+CLOCK = ClockReport(-(10**9), 9_000, -42.5, 80_000, 2)
+NO_SPOOL = [0, 0, 0, 0, ""]
+SPOOL = SpoolReport(300, 2, 9, 8, "full")
+REPORT = Report("pc-1", "a_003", (CameraReport("cam03", 300, 290, 8, 1, 29.97),), CLOCK, SPOOL)
 HOLDINGS = Holdings(7, "a_003", 0, 2, True, (Holding("cam03", 5, ((0, 9), (12, 20)), ((10, 11, "disk full"),)),))
 RECORDED_CONTROL = {
     Hello("pc-1", ("cam03", "cam04"), 1_798_041_152_000_000_000, 3): (
@@ -75,8 +79,8 @@ RECORDED_CONTROL = {
     ClockRequest(1_798_041_152_000_000_000): "9301a6636c6f636b3fcf18f3ece6bc7e8000",
     ClockReply(1, 2, 3, 4): "9601a6636c6f636b2101020304",
     REPORT: (
-        "9601a67265706f7274a470632d31a5615f3030339196a563616d3033cd012ccd01220801cb403df8"
-        "51eb851eb895cd012c020908a466756c6c"
+        "9701a67265706f7274a470632d31a5615f3030339196a563616d3033cd012ccd01220801cb403df851eb851eb895d2c46536"
+        "00cd2328cbc045400000000000ce000138800295cd012c020908a466756c6c"
     ),
     Bye("pc-1"): "9301a3627965a470632d31",
     Record(True, "a_003", 77): "9501a67265636f7264c3a5615f3030334d",
@@ -294,8 +298,12 @@ def test_one_wrong_field_of_a_control_message_is_refused_or_taken_as_it_is(messa
         (msgpack.packb([1, "bye", "../x"]), "malformed", "bye.node: '../x'"),
         (msgpack.packb([1, "refused", "two\nlines"]), "malformed", "refused.text"),
         (msgpack.packb([1, "hello", "pc-1", ["c"] * 257, 1, 1]), "malformed", "at most 256"),
-        (msgpack.packb([1, "report", "pc-1", "", [["c", 1, 1, 1, 1, float("nan")]], []]), "malformed", "rate"),
-        (msgpack.packb([1, "report", "pc-1", "", [], [0, 0, 0, 0]]), "malformed", "report.spool: must be a list of 5"),
+        (msgpack.packb([1, "report", "pc-1", "", [["c", 1, 1, 1, 1, float("nan")]], [], []]), "malformed", "rate"),
+        (
+            msgpack.packb([1, "report", "pc-1", "", [], [0, 1, 0.0, 1, 0], [0, 0, 0, 0]]),
+            "malformed",
+            "report.spool: must be a list of 5",
+        ),
         (msgpack.packb([1, "record", True, "../x", 0]), "malformed", "record.take: '../x' is no take's name"),
         (msgpack.packb([1, "record", True, "", 0]), "malformed", "record.take: '' is no take's name"),
         (msgpack.packb([1, "release", ".."]), "malformed", "release.take"),
@@ -307,6 +315,22 @@ def test_one_wrong_field_of_a_control_message_is_refused_or_taken_as_it_is(messa
         (msgpack.packb([1, "fetched", 1, 1, [[0, 0, "x" * 101]]]), "malformed", "at most 100 characters"),
         (msgpack.packb([1, "fetched", 1, 1, [[0, 0]]]), "malformed", "lists of 3"),
         (msgpack.packb([1, "holdings", 1, "a_1", 0, 1001, True, []]), "malformed", "holdings.parts"),
+        (
+            msgpack.packb([1, "report", "pc-1", "", [], [0, 1, float("nan"), 1, 0], NO_SPOOL]),
+            "malformed",
+            "parts in a million",
+        ),
+        (
+            msgpack.packb([1, "report", "pc-1", "", [], [0, -1, 0.0, 1, 0], NO_SPOOL]),
+            "malformed",
+            "report.clock",
+        ),
+        (
+            msgpack.packb([1, "report", "pc-1", "", [], [0, 1], [0, 0, 0, 0, ""]]),
+            "malformed",
+            "report.clock: must be a list of 5",
+        ),
+        (msgpack.packb([2, "report", "pc-1", "", []]), "version", "version 2; this headstream speaks version 1"),
         (bytes(LARGEST_CONTROL + 1), "oversized", f"{LARGEST_CONTROL + 1} bytes"),
     ],
 )

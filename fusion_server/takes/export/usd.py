@@ -5,9 +5,10 @@
         Head_1, ...          where the take changed its topology: another mesh, the one before hidden from then on
         Looks/Head, ...      UsdPreviewSurface with the mesh's texture, a PNG beside the file: <file>_Head.png
 
-Metres, Y up, as many time codes a second as the rig takes frames, 0 at the first mesh. Where a take has no texture
-coordinates, the first mesh of a topology is unwrapped here. Colours of vertices (displayColor) and of the texture are
-those of one moment of the take, lit as it was, when the head held stillest (``colours.sharpest``).
+Metres, Y up, as many time codes a second as the rig takes frames, 0 at the first mesh, whose SMPTE timecode is
+``startTimecode`` of the customLayerData where the take has one. Where a take has no texture coordinates, the first mesh
+of a topology is unwrapped here. Colours of vertices (displayColor) and of the texture are those of one moment of the
+take, lit as it was, when the head held stillest (``colours.sharpest``).
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ def _write_meshes(
             mesh.CreateVisibilityAttr().Set(UsdGeom.Tokens.inherited, code)
             made += 1
         _sample(mesh, item.vertices, faces, code)
+        if item.timecode and not samples:
+            stage.GetRootLayer().customLayerData = {"startTimecode": item.timecode}
         samples += 1
         progress(samples, take.mesh_count)
     return samples, code
