@@ -39,7 +39,7 @@ _CLOCK = (
 
 
 class ServerCollector:
-    """Metrics out of ``Server.status()`` and ``Receiver.nodes()``."""
+    """Metrics out of ``Recorder.status()``, the server's with meshes, and ``Receiver.nodes()``."""
 
     def __init__(self, status: Callable[[], Mapping[str, Any]], nodes: Callable[[], Mapping[str, Mapping[str, Any]]]):
         self._status, self._nodes = status, nodes
@@ -59,11 +59,8 @@ class ServerCollector:
             yield counter(f"sync_{key}", text, (), [((), status["sync"][key])])
         refused = [((reason,), count) for reason, count in status["refused"].items()]
         yield counter("messages_refused", "Messages refused, by reason", ("reason",), refused)
-        yield counter("meshes", "Meshes made", (), [((), status["meshes"])])
-        yield counter("sets_skipped", "Frame sets for which there was no time", (), [((), status["skipped"])])
-        yield counter("faults", "Faults of the pipeline", (), [((), status["faults"])])
-        yield gauge("meshes_per_second", "Meshes a second", (), [((), status["meshes_per_second"])])
-        yield gauge("latency_seconds", "From exposure to mesh", (), [((), status["latency_ms"] * 1e-3)])
+        if "meshes" in status:
+            yield from _meshes(status)
         yield counter("takes", "Takes begun", (), [((), status["takes"])])
         yield gauge("recording", "Whether a take is being recorded", (), [((), status["take"] is not None)])
         yield gauge("take_queue_bytes", "What waits for the take's disk", (), [((), status["take_queue_bytes"])])
@@ -71,6 +68,14 @@ class ServerCollector:
         alarms = [((alarm["key"],), 1.0) for alarm in status["alarms"]]
         yield gauge("alarm", "Alarms that are raised", ("key",), alarms)
         yield gauge("alarms", "Number of alarms that are raised", (), [((), len(alarms))])
+
+
+def _meshes(status: Mapping[str, Any]) -> Iterable[Metric]:
+    yield counter("meshes", "Meshes made", (), [((), status["meshes"])])
+    yield counter("sets_skipped", "Frame sets for which there was no time", (), [((), status["skipped"])])
+    yield counter("faults", "Faults of the pipeline", (), [((), status["faults"])])
+    yield gauge("meshes_per_second", "Meshes a second", (), [((), status["meshes_per_second"])])
+    yield gauge("latency_seconds", "From exposure to mesh", (), [((), status["latency_ms"] * 1e-3)])
 
 
 def _cameras(cameras: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:

@@ -16,18 +16,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from fusion_server.decode import Decoder
 from fusion_server.reconstruct import Observation, Reconstructor
 from fusion_server.surface import SurfaceFrame
-from fusion_server.synchronize import FrameSet, Synchronizer
+from fusion_server.synchronize import FrameSet
 from protocol.calibration import Calibration
 from protocol.errors import HeadstreamError
-from protocol.messages import Frame
-from protocol.rig import Rig
-from protocol.timecode import TimecodeStamper
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -94,18 +91,17 @@ class Meter:
             self._samples.append((self._clock(), result))
 
     def summary(self) -> dict[str, float]:
-        """meshes_per_second, latency_ms, spread_ms and milliseconds per stage; zeros before the first."""
+        """meshes_per_second, latency_ms and milliseconds per stage; zeros before the first."""
         now = self._clock()
         with self._lock:
             recent = [result for at, result in self._samples if now - at <= RATE_WINDOW]
         span = max(min(RATE_WINDOW, now - self._started), 1e-3)
         if not recent:
-            return {"meshes_per_second": 0.0, "latency_ms": 0.0, "spread_ms": 0.0}
+            return {"meshes_per_second": 0.0, "latency_ms": 0.0}
         count = len(recent)
         summary = {
             "meshes_per_second": count / span,
             "latency_ms": 1e3 * sum(result.latency_s for result in recent) / count,
-            "spread_ms": 1e-6 * sum(result.spread_ns for result in recent) / count,
         }
         stages: dict[str, float] = {}
         for result in recent:
@@ -115,29 +111,20 @@ class Meter:
 
 
 class Pipeline:
-    """Runs the stages. Frames come in through ``on_frame``; meshes go out to every observer, on the surface thread.
+    """Runs the stages. Frame sets come in through ``put``; meshes go out to every observer, on the surface thread.
 
     An observer must not keep the thread: the preview and the take hand over to threads of their own.
     """
 
-    def __init__(self, rig: Rig, calibration: Calibration, reconstructor: Reconstructor, decoder: Decoder) -> None:
+    def __init__(self, calibration: Calibration, reconstructor: Reconstructor, decoder: Decoder) -> None:
         self._calibration = calibration
         self._reconstructor = reconstructor
         self._decoder = decoder
-        self.synchronizer = Synchronizer(
-            calibration.names,
-            mode=rig.sync.mode,
-            tolerance_ns=round(rig.sync.tolerance_ms * 1e6),
-            wait_ns=round(rig.sync.wait_ms * 1e6),
-            min_cameras=rig.sync.min_cameras,
-        )
-        self._stamper = TimecodeStamper(rig.fps) if rig.sync.timecode == "utc" else None
         self._sets: Slot[FrameSet] = Slot()
         self._observations: Slot[tuple[FrameSet, Observation]] = Slot()
         self._observers: list[Callable[[Result], None]] = []
         self._fault_observers: list[Callable[[str], None]] = []
         self._image_observers: list[Callable[[dict], None]] = []
-        self._set_observers: list[Callable[[FrameSet], None]] = []
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._normals, name="normals"),
@@ -158,14 +145,8 @@ class Pipeline:
         on_result: Callable[[Result], None] | None = None,
         on_fault: Callable[[str], None] | None = None,
         on_images: Callable[[dict], None] | None = None,
-        on_set: Callable[[FrameSet], None] | None = None,
     ) -> None:
-        """Call these with each mesh, each fault (one line), each decoded set of pictures and each frame set.
-
-        Before ``start``. Of frame sets all are told, those too that no mesh is made of, on the receiver's thread.
-        """
-        if on_set:
-            self._set_observers.append(on_set)
+        """Call these with each mesh, each fault (one line) and each decoded set of pictures. Before ``start``."""
         if on_result:
             self._observers.append(on_result)
         if on_fault:
@@ -185,21 +166,8 @@ class Pipeline:
             if thread.is_alive():
                 thread.join()
 
-    def on_frame(self, frame: Frame) -> None:
-        """Take a received frame; called by the receiver's thread."""
-        for frame_set in self.synchronizer.add(frame, time.monotonic_ns()):
-            self._hand_on(frame_set)
-
-    def poll(self) -> None:
-        """Let the synchroniser give up on sets that waited long enough; called by the receiver's thread as well."""
-        for frame_set in self.synchronizer.poll(time.monotonic_ns()):
-            self._hand_on(frame_set)
-
-    def _hand_on(self, frame_set: FrameSet) -> None:
-        if self._stamper is not None:
-            frame_set = replace(frame_set, timecode=str(self._stamper.stamp(frame_set.capture_ns)))
-        for observer in self._set_observers:
-            observer(frame_set)
+    def put(self, frame_set: FrameSet) -> None:
+        """Take a frame set; never waits. One that is newer than the last, which is skipped if nobody took it yet."""
         self._sets.put(frame_set)
 
     def _fault(self, text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_server.receive import Receiver
-from fusion_server.server import rig_calibration
+from fusion_server.recorder import rig_calibration
 from fusion_server.takes.backfiller import Backfiller
 from fusion_server.takes.contents import read_info
 from fusion_server.takes.layout import MCAP_NAME

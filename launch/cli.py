@@ -104,6 +104,31 @@ def serve(
 
 
 @app.command()
+def record(
+    rig: RigPath,
+    slate: Annotated[str, typer.Argument(metavar="SLATE", help="the take's name; takes of a slate are numbered")],
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="its length; default: until Ctrl-C")] = None,
+    gather: Annotated[float, typer.Option(min=0, help="wait so many seconds for cameras that are silent")] = 15.0,
+    patience: Annotated[float, typer.Option(min=0, help="give up on missing pictures after so many seconds")] = 15.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Record a take without making meshes, in place of the server; `reconstruct` makes them later."""
+    from launch.backfill import report_lines
+    from launch.local import follow_parent
+    from launch.record import record as run
+    from launch.serve import say_json, say_line
+
+    follow_parent()
+    say = say_json if as_json else say_line
+    take = run(rig, slate, seconds=seconds, gather_s=gather, patience_s=patience, say=say)
+    if as_json:
+        print(json.dumps({"ended": True, **take}))
+    else:
+        print("\n".join(report_lines([{**take, "take": take["path"]}])))
+    raise typer.Exit(0 if take["complete"] else 1)
+
+
+@app.command()
 def reconstruct(
     capture: Annotated[Path, typer.Argument(metavar="CAPTURE", help="a capture folder")],
     out: Annotated[Path, typer.Option(help="where mesh/, normals/ and report.json go")],

@@ -78,10 +78,10 @@ def status_line(status: dict[str, Any]) -> str:
     parts = [
         time.strftime("%H:%M:%S"),
         f"{len(rates)} cameras {span} fps, {missed} frames missed",
-        f"spread {status['spread_ms']:.1f} ms",
-        f"{status['meshes_per_second']:.1f} meshes/s",
-        f"latency {status['latency_ms']:.0f} ms",
+        f"spread {status['spread'].get('last') or 0:.1f} ms",
     ]
+    if "meshes" in status:
+        parts += [f"{status['meshes_per_second']:.1f} meshes/s", f"latency {status['latency_ms']:.0f} ms"]
     if "truth_surface_mm" in status:
         parts.append(f"error {status['truth_surface_mm']:.2f} mm, {status['truth_normal_deg']:.1f} deg")
     if status.get("timecode"):
@@ -89,7 +89,7 @@ def status_line(status: dict[str, Any]) -> str:
     parts += [f"ALARM {alarm['text']}" for alarm in status.get("alarms", [])[:_MOST_ALARMS]]
     if len(status.get("alarms", [])) > _MOST_ALARMS:
         parts.append(f"and {len(status['alarms']) - _MOST_ALARMS} more alarms")
-    if status["faults"]:
+    if status.get("faults"):
         parts.append(f"{status['faults']} faults")
     if status["take"]:
         parts.append(f"REC {Path(status['take']).name}")

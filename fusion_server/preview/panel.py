@@ -20,9 +20,7 @@ _STALE_S = 1.0  # a camera without a frame for this long is marked
 def status_markdown(status: Mapping[str, Any]) -> str:
     """The server's status for a person: what matters most first. Values that are not known are left out."""
     lines = [
-        f"**{status.get('meshes_per_second', 0.0):.1f}** meshes/s"
-        f" · latency **{status.get('latency_ms', 0.0):.0f}** ms"
-        f" · spread {status.get('spread_ms', 0.0):.1f} ms"
+        f"**{status.get('meshes_per_second', 0.0):.1f}** meshes/s · latency **{status.get('latency_ms', 0.0):.0f}** ms"
     ]
     error = []
     if "truth_surface_mm" in status:

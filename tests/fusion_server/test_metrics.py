@@ -46,7 +46,6 @@ def status(**changes):
         "faults": 2,
         "meshes_per_second": 4.5,
         "latency_ms": 250.0,
-        "spread_ms": 0.4,
         "alarms": [{"key": "drift:pc1", "text": "...", "since_ns": 1}],
         "clocks": {"pc1": CLOCK, "pc2": None},
         "spread": {"median": 0.4, "p99": 0.9, "last": None},

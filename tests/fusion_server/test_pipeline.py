@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fusion_server.pipeline import Meter, Pipeline, Slot
+from fusion_server.sets import FrameSets
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
 from protocol.messages import Frame, FrameHeader
@@ -50,6 +51,22 @@ class Decoder:
         return images, {name: f"{name}: cut" for name, jpeg in jpegs.items() if jpeg == b"bad"}
 
 
+class Fed(Pipeline):
+    """A pipeline behind a synchroniser, as the server has it."""
+
+    sets: FrameSets
+
+    def on_frame(self, frame):
+        made = self.sets.add(frame)
+        for frame_set in made:
+            self.put(frame_set)
+        return made
+
+    def poll(self):
+        for frame_set in self.sets.poll():
+            self.put(frame_set)
+
+
 @pytest.fixture
 def make(tmp_path):
     made = []
@@ -65,7 +82,8 @@ def make(tmp_path):
     )
 
     def build(reconstructor, **sync):
-        pipeline = Pipeline(replace(rig, sync=replace(rig.sync, **sync)), calibration, reconstructor, Decoder())
+        pipeline = Fed(calibration, reconstructor, Decoder())
+        pipeline.sets = FrameSets(replace(rig, sync=replace(rig.sync, **sync)), NAMES)
         results, faults = [], []
         pipeline.observe(results.append, faults.append)
         pipeline.start()
@@ -164,13 +182,12 @@ def test_an_incomplete_set_is_used_when_enough_remain(make):
 def test_every_set_is_stamped_and_told_even_when_no_mesh_is_made_of_it(make):
     pipeline, results, _ = make(Reconstructor(observe_s=0.05), timecode="utc")
     told = []
-    pipeline.observe(on_set=told.append)
     start = 1_700_000_000_000_000_000  # 22:13:20 UTC
     for number in range(1, 9):
         for name in NAMES:
             at = start + number * 1_000_000_000 // 30 + 5_000_000
             header = FrameHeader(name, "pc", number, number, at, at, 0, 0, 1, 1)
-            pipeline.on_frame(Frame(header, bytes([number])))
+            told += pipeline.on_frame(Frame(header, bytes([number])))
     assert [each.timecode for each in told] == [f"22:13:20:{number:02}" for number in range(1, 9)]
     until(lambda: results and results[-1].index == 8)
     assert results[-1].timecode == "22:13:20:08"

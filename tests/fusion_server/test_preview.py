@@ -41,7 +41,6 @@ FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
 STATUS = {
     "meshes_per_second": 5.23,
     "latency_ms": 210.4,
-    "spread_ms": 1.31,
     "meshes": 84,
     "faults": 0,
     "sync": {"incomplete": 4, "dropped_sets": 0, "late": 0},
@@ -94,7 +93,7 @@ def preview(monkeypatch) -> Iterator[Watched]:
 
 def test_the_status_says_what_matters_first():
     first, second = status_markdown(STATUS).split("\n\n")
-    assert first == "**5.2** meshes/s · latency **210** ms · spread 1.3 ms"
+    assert first == "**5.2** meshes/s · latency **210** ms"
     assert second == "84 meshes · 4 sets without a camera"
     with_truth = status_markdown({**STATUS, "truth_surface_mm": 0.421, "truth_normal_deg": 6.06, "faults": 2})
     assert "error against truth: surface **0.42** mm · normals **6.1**°" in with_truth and "2 faults" in with_truth
