@@ -245,13 +245,13 @@ def evaluate(
 @app.command()
 def export(
     take: Annotated[Path, typer.Argument(metavar="TAKE", help="the take's folder")],
-    format: Annotated[str, typer.Option(help="usd or ply")] = "usd",
-    out: Annotated[Path | None, typer.Option(help="file (usd) or folder (ply); default: beside the take")] = None,
+    format: Annotated[str, typer.Option(help="usd or ply; capture: pictures for `reconstruct`")] = "usd",
+    out: Annotated[Path | None, typer.Option(help="file (usd) or folder; default: beside the take")] = None,
     texture: Annotated[
         int, typer.Option(min=0, max=8192, help="side of the texture in pixels; 0: no colours at all")
     ] = 2048,
 ) -> None:
-    """A take's meshes to what animators open, coloured by its pictures."""
+    """A take's meshes to what animators open, coloured by its pictures; or its pictures to a capture folder."""
     from launch.export import export_take
 
     with progress_bar(False) as progress:

@@ -1,4 +1,4 @@
-"""``headstream export``: a take's meshes to files that animators open."""
+"""``headstream export``: a take's meshes to files that animators open, or its pictures to a capture folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from protocol.errors import HeadstreamError
 def export_take(
     take: Path, format: str, out: Path | None, progress: Callable[[int, int], None], texture: int = 2048
 ) -> Path:
-    """Write the take as ``usd`` (one file) or ``ply`` (a folder); returns what was written.
+    """Write the take as ``usd`` (one file), ``ply`` or ``capture`` (folders); returns what was written.
 
     ``texture`` is the side of USD's textures in pixels; 0 leaves colours out of either.
-    Raises HeadstreamError for an unknown format, a folder that is no take, or a take without meshes.
+    Raises HeadstreamError for an unknown format, a folder that is no take, or a take without meshes (or pictures).
     """
     reader = TakeReader(take)
     if format == "usd":
@@ -28,6 +28,11 @@ def export_take(
 
         path = out or take / "ply"
         export_ply(reader, path, progress, colour=texture > 0)
+    elif format == "capture":
+        from fusion_server.takes.export.capture import export_capture
+
+        path = out or take / "capture"
+        export_capture(reader, path, progress)
     else:
-        raise HeadstreamError(f"--format: {format!r}; must be usd or ply")
+        raise HeadstreamError(f"--format: {format!r}; must be usd, ply or capture")
     return path

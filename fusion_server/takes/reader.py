@@ -110,14 +110,16 @@ class TakeReader:
         """Number of meshes."""
         return len(self._main.places.get("/mesh", ()))
 
-    def frames(self, camera: str | None = None) -> Iterator[Frame]:
+    def frames(self, camera: str | None = None, *, by_exposure: bool = False) -> Iterator[Frame]:
         """Frames of one camera, or of all; damaged ones are left out.
 
-        In the order in which they were received, or, in a take that was backfilled, in which they were exposed.
+        In the order in which they were received; ``by_exposure``, and in a take that was backfilled, in which they were
+        exposed.
         """
         names = [name for name in self._main.cameras if camera in (None, name)]
         found = [item for name in names for item in self._places(name)]
-        found.sort(key=(lambda item: item.at_ns) if self._backfill else (lambda item: item.place.offset))
+        by_exposure = by_exposure or self._backfill is not None
+        found.sort(key=(lambda item: item.at_ns) if by_exposure else (lambda item: item.place.offset))
         with self._open() as files:
             for item in found:
                 frame = self._frame(files, item)
