@@ -60,7 +60,8 @@ def _watch(work: Backfiller, stop: threading.Event, step: Callable[[str, int, in
     before, since = (-1, "", -1), time.monotonic()
     while work.status()["queued"] and not stop.wait(_TICK_S):
         status = work.status()
-        step(status["take"] or "waiting for nodes", status["done"], status["total"])
+        if status["take"]:
+            step(status["take"], status["done"], status["total"])
         now = status["done"], status["take"], status["queued"]
         if now != before:
             before, since = now, time.monotonic()
@@ -87,8 +88,25 @@ def report_lines(takes: list[dict[str, Any]]) -> list[str]:
             continue
         state = "are gone" if take["settled"] else "are missing so far"
         lines.append(f"{take['take']}: {take['missing_frames']:,} frames {state}")
-        for gap in missing:
-            at = time.strftime("%H:%M:%S", time.localtime(gap["from_ns"] / 1e9))
-            number = f", triggers {gap['triggers'][0]} to {gap['triggers'][1]}" if gap["triggers"] else ""
-            lines.append(f"  {gap['camera']}: {gap['frames']} from {at}{number}: {gap['reason']}")
+        for (camera, reason), gaps in _by_reason(missing).items():
+            lines.append(f"  {camera}: {_gaps(gaps)}: {reason}")
     return lines
+
+
+def _by_reason(missing: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for gap in missing:
+        found.setdefault((gap["camera"], gap["reason"]), []).append(gap)
+    return found
+
+
+def _gaps(gaps: list[dict[str, Any]]) -> str:
+    """How many frames in how many gaps, and when; ``take.json`` has each of them."""
+    first, last = (
+        time.strftime("%H:%M:%S", time.localtime(at / 1e9)) for at in (gaps[0]["from_ns"], gaps[-1]["to_ns"])
+    )
+    frames = sum(gap["frames"] for gap in gaps)
+    if len(gaps) > 1:
+        return f"{frames:,} in {len(gaps)} gaps from {first} to {last}"
+    number = f", triggers {gaps[0]['triggers'][0]} to {gaps[0]['triggers'][1]}" if gaps[0]["triggers"] else ""
+    return f"{frames:,} from {first} to {last}{number}"

@@ -281,7 +281,7 @@ def backfill(
 
     stop = until_asked_to_stop()
     with progress_bar(as_json) as progress:
-        task = progress.add_task("backfill", total=None)
+        task = progress.add_task("waiting for nodes", total=None)
 
         def step(what: str, done: int, total: int) -> None:
             progress.update(task, description=what, completed=done, total=total or None)

@@ -1,8 +1,8 @@
 """Every process of a rig on this machine: started, watched, and ended by their own ids.
 
-Children run in process groups of their own, so that Ctrl-C reaches only the parent, which ends them in order: nodes
-first, then the server, which closes its take. Should the parent be killed outright, the kernel tells each child
-(``follow_parent``), so that none is left behind.
+Children run in process groups of their own, so that Ctrl-C reaches only the parent, which ends them in order: the
+server first, which closes its take and fetches what it missed from the nodes, then these. Should the parent be killed
+outright, the kernel tells each child (``follow_parent``), so that none is left behind.
 """
 
 from __future__ import annotations
@@ -96,12 +96,12 @@ class LocalRig:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.server:
+            self.server.end(grace=60.0)
         for node in self.nodes:
             node.ask_to_end()
         for node in self.nodes:
             node.end()
-        if self.server:
-            self.server.end(grace=60.0)
 
     def dead(self) -> list[Child]:
         """Children that ended although nobody asked them to."""

@@ -19,6 +19,7 @@ from protocol.rig import load_rig
 
 log = logging.getLogger(__name__)
 _MOST_ALARMS = 3  # in the status line
+_BACKFILL_S = 30.0  # how long the end of the server may wait for pictures that nodes hold
 
 
 def serve(
@@ -48,6 +49,8 @@ def serve(
             if monitor:
                 server.annotate(**monitor.status())
             say(server.status())
+        if not server.failure:
+            _complete_take(server, say)
         failure = server.failure
         if failure:
             log.error("%s", failure)
@@ -57,6 +60,19 @@ def serve(
             monitor.stop()
     say({**server.status(), "ended": True, "take": str(recorded) if recorded else None})
     return 1 if failure else 0
+
+
+def _complete_take(server: Server, say: Callable[[dict[str, Any]], None]) -> None:
+    """End the take that is recorded and wait a while for what it lacks; the rest comes when the server is next here."""
+    if server.stop_recording() is None:
+        return
+    end, before = time.monotonic() + _BACKFILL_S, -1
+    while time.monotonic() < end and not server.backfill.wait_idle(1.0):
+        status = server.status()
+        say(status)
+        if status["backfill"]["take"] is None and before == status["backfill"]["queued"]:
+            return  # it waits for nodes
+        before = status["backfill"]["queued"]
 
 
 def say_json(status: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ class Question:
     fps: float
     lost: Mapping[int, Sequence[Lost]]
     unknown: str = "not in the node's spool"
-    down: str = "never captured: the node was restarted"
+    down: str = "the node was down: killed or restarted"
     silent: str = NOT_DELIVERED  # from the last picture to the take's end
     late: str = "never captured: the node or its camera was not ready"  # from the take's start to the first picture
 

@@ -77,7 +77,9 @@ class TakeBackfill:
     @property
     def wanted(self) -> int:
         """Pictures that nodes are known to hold and that are not here yet."""
-        return sum(count(spans) for node in self._nodes.values() for spans in node.wanted.values())
+        nodes = self._nodes.values()
+        wanted = sum(count(spans) for node in nodes for spans in node.wanted.values())
+        return wanted - sum(len(node.asked.got) for node in nodes if node.asked is not None)
 
     def waiting_for(self, connected: Collection[str]) -> list[str]:
         """Nodes that have something to say and are not there."""

@@ -128,6 +128,18 @@ class Backfiller:
         with self._ready:
             return dict(self._status)
 
+    def wait_idle(self, seconds: float) -> bool:
+        """Wait for so long at most until no take wants pictures; False when one still does."""
+        end = time.monotonic() + seconds
+        while self._thread.is_alive() and not self._stop.is_set():
+            with self._ready:
+                if not self._added and not self._status["queued"]:
+                    return True
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_WAIT_S)
+        return True
+
     def spooled(self, node: str, number: int, frame: Frame) -> bool:
         """From the receiver: a frame out of a node's spool."""
         return self._post(_Letter(node, len(frame.jpeg), number=number, frame=frame))
@@ -163,6 +175,7 @@ class Backfiller:
                 self._ready.wait(_WAIT_S)
             added = list(self._added)
             self._added.clear()
+            self._status["queued"] += len(added)
         for path in added:
             self._queue.waiting.insert(0, path)
         connected = self._connected()

@@ -20,11 +20,14 @@ from protocol.messages import (
     Bye,
     ClockReply,
     ClockRequest,
+    Fetched,
     Frame,
     Grant,
     Hello,
+    Holdings,
     MessageError,
     Report,
+    Spooled,
     Welcome,
     pack_control,
     unpack_control,
@@ -145,6 +148,8 @@ class Server:
         self.frames: list[Frame] = []
         self.hellos: list[tuple[str, Hello]] = []
         self.reports: list[Report] = []
+        self.spooled: list[tuple[Spooled, Frame]] = []
+        self.answers: list[Holdings | Fetched] = []
         self.byes: list[str] = []
         self.clock_requests = 0
 
@@ -168,7 +173,9 @@ class Server:
         poller.register(self.control, zmq.POLLIN)
         for socket, _ in poller.poll(timeout_ms):
             identity, *parts = socket.recv_multipart()
-            if len(parts) == 2:
+            if len(parts) == 3:
+                self.spooled.append((unpack_control(parts[2]), unpack_frame(parts[:2])))
+            elif len(parts) == 2:
                 frame = unpack_frame(parts)
                 self.frames.append(frame)
                 if self.return_credit:
@@ -191,6 +198,9 @@ class Server:
                 self.say(socket, identity, ClockReply(message.t0, now, now, self.started))
         elif isinstance(message, Report):
             self.reports.append(message)
+        elif isinstance(message, (Holdings, Fetched)):
+            assert (socket is self.data) == isinstance(message, Fetched)
+            self.answers.append(message)
         elif isinstance(message, Bye):
             self.byes.append(message.node)
         else:

@@ -9,7 +9,19 @@ import pytest
 import capture_nodes.link
 from capture_nodes.drivers.base import DriverError
 from capture_nodes.node import Node
-from protocol.messages import Grant, Record, Refused, Welcome
+from capture_nodes.spool_file import SpoolWriter, file_name, read_index
+from protocol.messages import (
+    Fetch,
+    Fetched,
+    Frame,
+    FrameHeader,
+    Grant,
+    Inventory,
+    Record,
+    Refused,
+    Release,
+    Welcome,
+)
 from protocol.rig import RigError
 
 WIRE = {"credit": 3}
@@ -370,3 +382,108 @@ def test_what_the_rig_has_wrong_is_refused_before_anything_runs(make_rig, captur
         Node(make_rig(), "pc9")
     with pytest.raises(DriverError, match=r"camera\[0\]\.options\.fps"):
         Node(make_rig(1, {"fps": -1}), "pc1")
+
+
+def put_spooled(rig, take, count, jpeg):
+    """A take in the node's spool, of a process before this one."""
+    writer = SpoolWriter(rig.spool.folder / take / file_name("cam00", 7))
+    for i in range(count):
+        writer.frame(Frame(FrameHeader("cam00", "pc1", i, i, i, i, 0, 5, 6, 4, 7), jpeg))
+    writer.end("the take ended")
+    writer.close()
+
+
+def test_pictures_of_a_take_go_to_the_disk_with_or_without_credit(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of
+):
+    server = make_server(make_rig(wire=WIRE, spool={"min_free_gb": 0}))
+    server.credit, server.return_credit = 0, False
+    node = stepped(server.rig)
+    with running(node):
+        server.until(lambda: server.reports and server.clock_requests >= 3)
+        start = time.time_ns()
+        server.say(server.control, b"pc1", Record(True, "a_003", start))
+        server.until(lambda: server.reports[-1].take == "a_003")
+        put(step_driver, jpeg_of, 20)
+        server.until(lambda: server.reports[-1].spool.kept == 20)
+        server.say(server.control, b"pc1", Record(False, "a_003", time.time_ns()))
+        server.until(lambda: server.reports[-1].take == "")
+        server.say(server.control, b"pc1", Inventory(5, "a_003", start, time.time_ns()))
+        server.until(lambda: server.answers)
+        while not server.answers[-1].closed:
+            server.say(server.control, b"pc1", Inventory(5, "a_003", start, time.time_ns()))
+            count = len(server.answers)
+            server.until(lambda count=count: len(server.answers) > count)
+        (holding,) = server.answers[-1].holdings
+        assert (holding.camera, holding.held, holding.lost) == ("cam00", ((0, 19),), ())
+        assert holding.incarnation == server.hellos[0][1].incarnation
+        server.say(server.control, b"pc1", Fetch(6, "a_003", "cam00", holding.incarnation, ((3, 5),), 10**6))
+        server.until(lambda: isinstance(server.answers[-1], Fetched))
+        assert server.answers[-1] == Fetched(6, 3, ())
+    assert not server.frames
+    assert [(f.header.sequence, f.header.trigger) for _, f in server.spooled] == [(3, 3), (4, 4), (5, 5)]
+    assert all(f.jpeg == jpeg_of(6, 4, b"picture %d" % f.header.sequence) for _, f in server.spooled)
+
+
+def test_live_frames_go_before_those_of_the_spool(make_rig, make_server, running, stepped, step_driver, jpeg_of):
+    server = make_server(make_rig(wire={"credit": 2}))
+    put_spooled(server.rig, "a_003", 300, jpeg_of(6, 4, bytes(100_000)))
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        server.say(server.control, b"pc1", Fetch(6, "a_003", "cam00", 7, ((0, 299),), 2**40))
+        server.until(lambda: server.spooled)
+        put(step_driver, jpeg_of, 1)
+        before = len(server.spooled)
+        server.until(lambda: server.frames)
+        # What the connection had taken already comes first; that is at most its queue and what the system buffers.
+        assert len(server.spooled) - before < 150
+        server.until(lambda: isinstance(server.answers[-1] if server.answers else None, Fetched))
+    assert [f.header.sequence for _, f in server.spooled] == list(range(300))
+    assert {mark.number for mark, _ in server.spooled} == {6}
+
+
+def test_answers_for_a_server_that_is_gone_are_forgotten(make_rig, make_server, running, stepped, jpeg_of):
+    first = make_server(make_rig(wire=WIRE))
+    put_spooled(first.rig, "a_003", 100, jpeg_of(6, 4, bytes(100_000)))
+    with running(stepped(first.rig)):
+        first.until(lambda: first.reports)
+        first.say(first.control, b"pc1", Fetch(6, "a_003", "cam00", 7, ((0, 99),), 2**40))
+        first.until(lambda: first.spooled)
+        first.close()
+        second = make_server(first.rig, again=True, started=2)
+        second.until(lambda: second.reports)
+        second.for_a_while(0.3)
+        assert not second.spooled and not second.answers
+        second.say(second.control, b"pc1", Fetch(9, "a_003", "cam00", 7, ((0, 1),), 2**40))
+        second.until(lambda: second.answers)
+    assert [mark.number for mark, _ in second.spooled] == [9, 9]
+
+
+def test_a_released_take_is_deleted(make_rig, make_server, running, stepped, jpeg_of):
+    server = make_server(make_rig(wire=WIRE))
+    put_spooled(server.rig, "a_003", 3, jpeg_of(6, 4))
+    put_spooled(server.rig, "a_004", 3, jpeg_of(6, 4))
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        server.say(server.control, b"pc1", Release("a_003"))
+        server.until(lambda: not (server.rig.spool.folder / "a_003").exists())
+    assert (server.rig.spool.folder / "a_004").exists()
+
+
+def test_a_take_goes_on_without_a_server_for_a_while_and_then_ends(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
+):
+    server = make_server(make_rig(wire=WIRE, spool={"min_free_gb": 0, "alone_minutes": 0.1}))
+    with running(stepped(server.rig)):
+        server.until(lambda: server.reports)
+        server.say(server.control, b"pc1", Record(True, "a_003", time.time_ns()))
+        server.until(lambda: server.reports[-1].take == "a_003")
+        server.close()
+        put(step_driver, jpeg_of, 5)
+        deadline = time.monotonic() + 20
+        while "take a_003 ends here" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    (path,) = (server.rig.spool.folder / "a_003").iterdir()
+    with path.open("rb") as file:
+        assert read_index(file, path.stat().st_size).held() == ((0, 4),)

@@ -58,7 +58,7 @@ def test_a_node_that_was_down_captured_nothing_meanwhile():
     there = seen(range(1001, 1020)) + seen(range(1070, 1100), incarnation=2, first=1070)
     (missing,) = account(question(), there)
     assert (missing.frames, missing.triggers, missing.incarnation) == (50, (1020, 1069), None)
-    assert missing.reason == "never captured: the node was restarted"
+    assert missing.reason == "the node was down: killed or restarted"
 
 
 def test_losses_at_both_ends_of_a_restart_keep_their_reasons():
@@ -66,7 +66,7 @@ def test_losses_at_both_ends_of_a_restart_keep_their_reasons():
     missing = account(question({1: [(20, 29, "disk full")], 2: [(0, 4, "disk slow")]}), there)
     assert [(m.frames, m.triggers, m.reason) for m in missing] == [
         (10, (1020, 1029), "disk full"),
-        (35, (1030, 1064), "never captured: the node was restarted"),
+        (35, (1030, 1064), "the node was down: killed or restarted"),
         (5, (1065, 1069), "disk slow"),
     ]
 

@@ -21,13 +21,19 @@ from protocol.messages import (
     ClockReply,
     ClockReport,
     ClockRequest,
+    Fetched,
     Frame,
     FrameHeader,
     Grant,
     Hello,
+    Holdings,
+    Inventory,
     Record,
     Refused,
+    Release,
     Report,
+    Spooled,
+    SpoolReport,
     Welcome,
     pack_control,
     pack_frame,
@@ -174,7 +180,7 @@ def spoilt(kind: str) -> list[bytes]:
     if kind == "crc":
         return [head, jpeg[:-1] + b"\x00"]
     if kind == "version":
-        return [head.replace(b"\x9e\x01", b"\x9e\x09", 1), jpeg]
+        return [head.replace(b"\x9f\x01", b"\x9f\x09", 1), jpeg]
     if kind == "malformed":
         return [b"\xc1garbage", jpeg]
     if kind == "oversized":
@@ -286,15 +292,113 @@ def test_nodes_are_told_of_a_take_until_they_say_that_they_know(bench):
     control = bench.control()
     control.hello("cam0", "cam1")
     assert isinstance(control.hear(), Welcome)
-    bench.receiver.record(True, "scene_001")
-    assert control.hear() == Record(True, "scene_001")
-    assert control.hear() == Record(True, "scene_001")  # again, for nothing came back
+    bench.receiver.record(True, "scene_001", 5_000)
+    assert control.hear() == Record(True, "scene_001", 5_000)
+    assert control.hear() == Record(True, "scene_001", 5_000)  # again, for nothing came back
     control.say(Report("pc1", "scene_001", (), CLOCK))
     until(lambda: bench.receiver.nodes()["pc1"]["take"] == "scene_001", "the report")
     while control.socket.poll(400):
         control.socket.recv()
-    bench.receiver.record(False)
-    assert control.hear() == Record(False, "scene_001")
+    bench.receiver.record(False, at_ns=7_000)
+    assert control.hear() == Record(False, "scene_001", 7_000)
+
+
+def test_a_node_that_records_what_nobody_here_began_is_told_that_it_ends_now(bench):
+    control = bench.control()
+    control.hello("cam0", "cam1")
+    assert isinstance(control.hear(), Welcome)
+    control.say(Report("pc1", "of_a_server_before_004", ()))
+    assert control.hear() == Record(False, "of_a_server_before_004", 0)
+
+
+class Answers:
+    """Whoever asks nodes about takes: here one question, number 7."""
+
+    def __init__(self):
+        self.frames, self.messages = [], []
+
+    def spooled(self, node: str, number: int, item: Frame) -> bool:
+        self.frames.append((node, number, item))
+        return number == 7
+
+    def answered(self, node: str, message) -> bool:
+        self.messages.append((node, message))
+        return message.number == 7
+
+
+def spooled(item: Frame, number: int) -> list[bytes]:
+    return [*(bytes(part) for part in pack_frame(item)), pack_control(Spooled(number))]
+
+
+def test_frames_out_of_a_spool_go_to_whoever_asked_and_are_no_live_frames(bench):
+    bench.receiver.answers = answers = Answers()
+    data, control = bench.data(), bench.control()
+    data.socket.send_multipart(spooled(frame(sequence=3), 7))
+    data.say(Fetched(7, 1, ((4, 5, "damaged"),)))
+    control.say(Holdings(7, "t_001", 0, 1, True, ()))
+    until(lambda: len(answers.messages) == 2, "both answers")
+    assert [(node, number, item.header.sequence) for node, number, item in answers.frames] == [("pc1", 7, 3)]
+    assert bytes(answers.frames[0][2].jpeg) == JPEG
+    assert not bench.frames and bench.receiver.statistics()["cam0"]["received"] == 0
+    assert not data.socket.poll(100), "no credit for what cost none"
+    assert bench.receiver.refused() == {}
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_what_nobody_asked_for_is_refused(bench, asked):
+    bench.receiver.answers = Answers() if asked else None
+    data, control = bench.data(), bench.control()
+    data.socket.send_multipart(spooled(frame(), 8))
+    data.say(Fetched(8, 1, ()))
+    control.say(Holdings(8, "t_001", 0, 1, True, ()))
+    until(lambda: bench.refused("unasked") == 3, "three refusals")
+
+
+def test_bad_frames_out_of_a_spool_are_refused(bench):
+    bench.receiver.answers = answers = Answers()
+    data = bench.data()
+    head, jpeg, mark = spooled(frame(), 7)
+    for parts in (
+        [head, jpeg[:-1] + b"\x00", mark],
+        [head, jpeg, b"\xc1"],
+        [head, jpeg, pack_control(Bye("pc1"))],
+        [head, jpeg, mark, mark],
+        spooled(frame("cam2"), 7),
+        spooled(frame(size=(640, 480)), 7),
+    ):
+        data.socket.send_multipart(parts)
+    stranger = bench.data(b"stranger")
+    stranger.socket.send_multipart([head, jpeg, mark])
+    until(lambda: sum(bench.receiver.refused().values()) == 7, "seven refusals")
+    assert bench.receiver.refused() == {"crc": 1, "malformed": 3, "wrong_node": 1, "size": 1, "unknown_node": 1}
+    assert not answers.frames
+
+
+def test_answers_by_the_wrong_socket_are_refused(bench):
+    bench.receiver.answers = answers = Answers()
+    data, control = bench.data(), bench.control()
+    data.say(Holdings(7, "t_001", 0, 1, True, ()))
+    control.say(Fetched(7, 1, ()))
+    until(lambda: bench.refused("malformed") == 2, "two refusals")
+    assert not answers.messages
+
+
+def test_nodes_are_asked_by_the_control_socket_and_one_that_is_not_there_harms_nobody(bench):
+    control = bench.control()
+    control.hello("cam0", "cam1")
+    assert isinstance(control.hear(), Welcome)
+    bench.receiver.tell("pc2", Release("t_001"))
+    bench.receiver.tell("pc1", Inventory(1, "t_001", 5, 6))
+    assert control.hear() == Inventory(1, "t_001", 5, 6)
+
+
+def test_the_state_of_a_nodes_spool_is_known(bench):
+    control = bench.control()
+    control.say(Report("pc1", "", (), SpoolReport(10, 2, 3, 4, "disk full")))
+    until(lambda: bench.receiver.nodes()["pc1"]["spool"]["fault"], "the report")
+    assert bench.receiver.nodes()["pc1"]["spool"] == {
+        "kept": 10, "lost": 2, "waiting_bytes": 3, "free_bytes": 4, "fault": "disk full",
+    }  # fmt: skip
 
 
 def test_a_node_that_comes_during_a_take_is_told(bench):
