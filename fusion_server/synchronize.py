@@ -8,11 +8,11 @@ frames arrive in order, so a lane whose head is newer has passed the moment), or
 that is still there after twice that time is thrown away: its clock or counter is far ahead of the others', which must
 not hold them up. So are the oldest where too many wait.
 
-Which key. A trigger counter, where the cameras have one (mode ``trigger``), is as good as the cable: it needs no clock at
-all, and clocks only check it. Without one, times decide (mode ``time``): each node's estimate of its offset to the
-server's clock, some 10 us on a quiet network; where PTP disciplines the nodes' clocks or the cameras' own, the drivers'
-times are PTP's, exchanges find offsets near zero and small sigmas, and the very same code is as exact as PTP. The rig file
-says which; frames without a trigger in mode ``trigger`` are counted and raise an alarm instead of being guessed at.
+Which key. A trigger counter, where the cameras have one (mode ``trigger``), is as good as the cable: it needs no clock
+at all, and clocks only check it. Without one, times decide (mode ``time``): each node's estimate of its offset to the
+server's clock, some 10 us on a quiet network. Where PTP disciplines the nodes' clocks or the cameras' own, the drivers'
+times are PTP's, the exchanges find offsets near zero and small sigmas, and the very same code is as exact as PTP. The
+rig file says which; frames without a trigger in mode ``trigger`` are counted and raise an alarm, not guessed at.
 
 Counters that restart. A camera's trigger or block counter starts again when the camera does, and wraps early where it
 has 16 bits. A counter that goes back while the camera's time goes on is given a new base, found from the time: the
