@@ -9,9 +9,9 @@
             time.sleep(10)
         lab["pc1"].power_off()            # kill -9 of everything that runs there
 
-Each PC has a network namespace of its own with ``lo``, ``eth0``, an address, a hostname, a home folder (in
-``HOME`` and ``/etc/passwd``), and an ``/etc/hosts`` that knows all of them. The switch is a bridge in one more namespace, so that nothing
-of this machine's own network is touched. A PC has no clock, disk, processor or memory of its own.
+Each PC has a network namespace of its own with ``lo``, ``eth0``, an address, a hostname, a home folder (in ``HOME``
+and ``/etc/passwd``), and an ``/etc/hosts`` that knows all of them. The switch is a bridge in one more namespace, so
+that nothing of this machine's own network is touched. A PC has no clock, disk, processor or memory of its own.
 
 Segmentation offload is limited to one segment, so that what is lost or delayed is a packet as it would be on a wire,
 not a block of 64 kB. Needs Linux, root, ``ip``, ``tc`` and ``nft`` (``missing`` says what is not there). Names carry
@@ -145,17 +145,24 @@ class Host:
 
     @contextlib.contextmanager
     def unplugged(self) -> Iterator[None]:
-        """The cable is out: neither side has a carrier, addresses and connections stay. Ends when the link is up."""
+        """The cable is out: neither side has a carrier, addresses and connections stay.
+
+        The kernel takes up to a second over each change; both ends of this wait until it is done.
+        """
         self._lab.switch("ip", "link", "set", self._port, "down")
         try:
+            self._until_link("DOWN")
             yield
         finally:
             self._lab.switch("ip", "link", "set", self._port, "up")
-            deadline = time.monotonic() + _END_S  # the kernel takes up to a second over it
-            while "state UP" not in _do("ip", "-n", self.namespace, "link", "show", "eth0"):
-                if time.monotonic() > deadline:
-                    raise LabError(f"{self.name}: the link does not come up again")
-                time.sleep(0.02)
+            self._until_link("UP")
+
+    def _until_link(self, state: str) -> None:
+        deadline = time.monotonic() + _END_S
+        while f"state {state}" not in self._here("ip", "link", "show", "eth0"):
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.name}: the link does not go {state.lower()}")
+            time.sleep(0.02)
 
     @contextlib.contextmanager
     def loss(self, percent: float) -> Iterator[None]:
