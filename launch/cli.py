@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 
 from launch.progress import progress_bar
+from launch.remote.commands import add_to as add_remote_verbs
+from launch.service.commands import app as service_app
 from protocol.errors import HeadstreamError
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(service_app, name="service", no_args_is_help=True)
+add_remote_verbs(app)
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -248,6 +252,14 @@ def doctor(
             console.print(f"[{colours[finding.state]}]{finding.state:>4}[/]  {finding.what:<16}", end="")
             console.print(f"{finding.detail}{remedy}", markup=False, soft_wrap=True)
     raise typer.Exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+
+
+@app.command()
+def version(as_json: JsonFlag = False) -> None:
+    """Which headstream this is."""
+    from launch.version import version as this
+
+    print(json.dumps(vars(this())) if as_json else f"headstream {this()}")
 
 
 @app.command()
