@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from launch.service import systemd
-from launch.service.keeper import ALREADY
+from launch.service.keeper import ALREADY, STARTING
 from launch.service.state import RUNNING, STOPPED, WAITING, KeeperFiles, NodeState, ServiceError
 from protocol.rig import load_rig
 
 _START_S = 20.0
-_SETTLED_S = 1.0  # a node that cannot start has said so by then
+_SETTLED_S = 1.0  # after its first word; a node that cannot start has ended by then
 _STOP_S = 20.0  # more than the keeper gives its node
 _LOOK_S = 0.05
 
@@ -127,15 +127,17 @@ def _detach(rig: Path, node: str, files: KeeperFiles) -> None:
         known = files.read()
         if known and known[0] == keeper.pid and known[1].state != RUNNING:
             return
-        if known and known[0] == keeper.pid and time.time() - (known[1].since or 0.0) > _SETTLED_S:
+        settled = known and known[1].note != STARTING and time.time() - (known[1].since or 0.0) > _SETTLED_S
+        if known and known[0] == keeper.pid and settled:
             return
         if keeper.poll() is not None:
             if keeper.returncode == ALREADY:  # another start was quicker
                 return
             raise ServiceError(f"node {node}: its keeper ended with status {keeper.returncode}; see {files.log}")
         time.sleep(_LOOK_S)
-    keeper.terminate()
-    raise ServiceError(f"node {node}: its keeper did not start in {_START_S:g} s; see {files.log}")
+    if files.holder() is None:
+        keeper.terminate()
+        raise ServiceError(f"node {node}: its keeper did not start in {_START_S:g} s; see {files.log}")
 
 
 def _end_keeper(node: str, files: KeeperFiles) -> None:

@@ -17,6 +17,7 @@ from launch.backoff import Backoff
 from launch.local import Child, how_it_ended
 from launch.service.state import FINISHED, RUNNING, STOPPED, WAITING, KeeperFiles, NodeState
 
+STARTING = "starting"  # the note of a node that has not said a word yet
 ALREADY = 3  # exit status: another keeper has this node
 _LOG_BYTES, _OLD_LOGS = 10 << 20, 3
 _LOOK_S = 0.1
@@ -42,16 +43,21 @@ class _Keeper:
         self._rig, self._node, self._files, self._log, self._backoff = rig, node, files, log, backoff
         self._restarts = 0
         self._last_exit: int | None = None
+        self._heard = threading.Event()  # the node has printed something
         self._last_line = ""  # of the node's output: why it ended, when it ended by itself
 
     def run(self, stop: threading.Event) -> None:
         arguments = ["node", str(self._rig), "--name", self._node]
         while not stop.is_set():
             began = time.monotonic()
+            self._heard.clear()
             child = Child(self._node, arguments, self._hear)
-            self._say(RUNNING, child.process.pid)
+            self._say(RUNNING, child.process.pid, STARTING)
+            starting = True
             while child.returncode is None and not stop.wait(_LOOK_S):
-                pass
+                if starting and self._heard.is_set():
+                    self._say(RUNNING, child.process.pid)
+                    starting = False
             self._last_exit = child.end()
             if stop.is_set():
                 break
@@ -69,6 +75,7 @@ class _Keeper:
 
     def _hear(self, _: str, line: str) -> None:
         self._log.info("%s", line)
+        self._heard.set()
         if line.strip():
             self._last_line = "".join(c if c.isprintable() else " " for c in line[:_LONGEST_NOTE])
 

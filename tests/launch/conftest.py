@@ -26,6 +26,7 @@ class SshPcs:
         self.port = 0
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self.commands: list[tuple[str, str]] = []
+        self._children: list[asyncio.subprocess.Process] = []
         self._client_key = asyncssh.generate_private_key("ssh-ed25519")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -54,6 +55,10 @@ class SshPcs:
         async def end() -> None:
             self._server.close()
             await self._server.wait_closed()
+            for child in self._children:
+                if child.returncode is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                await child.wait()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
@@ -101,6 +106,7 @@ class SshPcs:
             cwd=self.home(name),
             start_new_session=True,
         )
+        self._children.append(child)
 
         async def pump(source: asyncio.StreamReader, sink: asyncssh.SSHWriter) -> None:
             while data := await source.read(1 << 16):

@@ -15,9 +15,7 @@ from protocol.rig import load_rig
 
 PARENT = """
 import sys, time
-from launch.local import Child, LocalRig
-from launch.up import Revival
-from protocol.rig import load_rig
+from launch.local import Child
 child = Child("node", ["node", sys.argv[1], "--name", "pc0"], lambda name, line: print(line, flush=True))
 print("pid", child.process.pid, flush=True)
 time.sleep(60)
