@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from launch.doctor_report import probe_app
 from launch.progress import progress_bar
 from launch.remote.commands import add_to as add_remote_verbs
 from launch.service.commands import app as service_app
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(probe_app, name="probe", hidden=True)
 app.add_typer(service_app, name="service", no_args_is_help=True)
 add_remote_verbs(app)
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -235,23 +237,13 @@ def export(
 @app.command()
 def doctor(
     rig: Annotated[Path | None, typer.Argument(metavar="[RIG]", help="check what this rig needs, too")] = None,
+    node: Annotated[str | None, typer.Option(help="look at this machine as the PC of that node of RIG")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Is this machine fit for the job, and if not, what to do."""
-    from launch.doctor import examine
-    from protocol.rig import load_rig
+    """Is this machine fit for the job, and every PC that the rig file names, and if not, what to do."""
+    from launch.doctor_report import report
 
-    findings = list(examine(load_rig(rig) if rig else None))
-    if as_json:
-        print(json.dumps([vars(finding) for finding in findings]))
-    else:
-        console = Console(highlight=False)
-        colours = {"ok": "green", "note": "yellow", "bad": "red"}
-        for finding in findings:
-            remedy = f" -> {finding.remedy}" if finding.remedy else ""
-            console.print(f"[{colours[finding.state]}]{finding.state:>4}[/]  {finding.what:<16}", end="")
-            console.print(f"{finding.detail}{remedy}", markup=False, soft_wrap=True)
-    raise typer.Exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+    raise typer.Exit(report(rig, node, as_json))
 
 
 @app.command()

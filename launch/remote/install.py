@@ -15,10 +15,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.doctor_node import NODE_NEEDS
 from launch.remote.ssh import Pc, RemoteError
 from protocol.rig import Rig
 
-NODE_NEEDS = ("msgpack", "numpy", "opencv-python-headless", "PyTurboJPEG", "pyzmq", "rich", "typer")
 DRIVER_EXTRAS = {"gige": "gige", "pylon": "pylon", "opencv": "video"}  # driver: the extra that brings its library
 _INSTALL_S = 1800.0
 
