@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import ipaddress
+import itertools
 import os
 import shutil
 import signal
@@ -37,7 +38,8 @@ from typing import Any
 
 from protocol.errors import HeadstreamError
 
-PREFIX = "hsl"  # of every namespace: hsl-<process id>-<name>
+PREFIX = "hsl"  # of every namespace: hsl-<process id>-<which lab of it>.<name>
+_NUMBERS = itertools.count()
 NETWORK = ipaddress.ip_network("10.77.0.0/24")
 _TOOLS = ("ip", "tc", "nft", "unshare")
 _CLONE_NEWNET = 0x40000000
@@ -246,6 +248,7 @@ class Lab:
         if reason:
             raise LabError(reason)
         self.mtu = mtu
+        self._number = next(_NUMBERS)
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="headstream-lab-")
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.hosts = {name: Host(self, name, i, self.folder / name) for i, name in enumerate(names)}
@@ -267,7 +270,7 @@ class Lab:
 
     def namespace(self, name: str) -> str:
         """Name of a namespace of this lab: the number of a PC or ``switch``."""
-        return f"{PREFIX}-{os.getpid()}-{name}"
+        return f"{PREFIX}-{os.getpid()}-{self._number}.{name}"
 
     def switch(self, *arguments: str) -> str:
         """Run a command where the switch is; its ports are p0, p1 ... Raises LabError when it fails."""

@@ -25,7 +25,7 @@ _HEADERS = 28  # bytes of an IPv4 and a UDP header
 _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE = 10, 3
 _TRIES, _ANSWER_S = 3, 0.4
 _LONGEST_S = 30.0  # of one transfer
-_ORDINARY_MTU = 1500
+_ORDINARY_MTU, _LARGEST_PACKET = 1500, 65_535
 
 
 class ProbeError(HeadstreamError):
@@ -117,9 +117,10 @@ def send(host: str, port: int, token: str, seconds: float) -> Carried:
     except OSError as error:
         raise ProbeError(f"{host}:{port}: {error.strerror or error}; is a firewall in between?") from None
     received, took = answer.split()
-    sizes = [towards[1], _ORDINARY_MTU] if towards[1] > _ORDINARY_MTU else [towards[1]]
+    whole = min(towards[1], _LARGEST_PACKET)
+    sizes = [whole, _ORDINARY_MTU] if whole > _ORDINARY_MTU else [whole]
     path_mtu = next((size for size in sizes if _arrives(host, port, token, size)), None)
-    return Carried(int(received), float(took), *towards, path_mtu)
+    return Carried(int(received), float(took), towards[0], whole, path_mtu)
 
 
 def _arrives(host: str, port: int, token: str, size: int) -> bool:

@@ -1,6 +1,6 @@
 """The laboratory of network namespaces: its PCs reach each other, and its faults do what they say."""
 
-import os
+import json
 import signal
 import socket
 import subprocess
@@ -148,7 +148,7 @@ def test_power_off_ends_what_runs_there_and_nothing_else(lab):
     here.wait()
 
 
-def test_what_a_killed_lab_leaves_is_swept(root):
+def test_what_a_killed_lab_leaves_is_swept(root, lab):
     program = (
         "import os, signal, subprocess\n"
         "from benchmarks._netlab import Lab\n"
@@ -163,4 +163,25 @@ def test_what_a_killed_lab_leaves_is_swept(root):
     assert namespace in sweep()
     assert not Path(f"/run/netns/{namespace}").exists()
     assert not Path(f"/etc/netns/{namespace}").exists()
-    assert Path(f"/run/netns/{_netlab.PREFIX}-{os.getpid()}-switch").exists()  # this lab still stands
+    assert Path(f"/run/netns/{lab.namespace('switch')}").exists()  # this one still stands
+
+
+def test_a_switch_that_drops_jumbo_frames_is_found(root):
+    """The PC's interface sends 9000 bytes, its port at the switch takes 1500: TCP notices, GigE Vision only fails."""
+    with Lab(["server", "pc1"]) as lab:
+        serve = (
+            "import asyncio, sys\nfrom launch.probe import Sink\n"
+            "async def main():\n"
+            f"    async with Sink('{lab['server'].address}', 0) as sink:\n"
+            "        print(sink.port, sink.token, flush=True); await asyncio.sleep(30)\n"
+            "asyncio.run(main())"
+        )
+        server = lab["server"].popen([sys.executable, "-c", serve], cwd=root, stdout=subprocess.PIPE, text=True)
+        port, token = server.stdout.readline().split()
+        lab["pc1"].run(["ip", "link", "set", "eth0", "mtu", "9000"], check=True)
+        words = ["-m", "launch.cli", "probe", "network", lab["server"].address, port, token, "--seconds", "0.1"]
+        said = json.loads(lab["pc1"].run([sys.executable, *words], cwd=root).stdout)
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    assert (said["interface"], said["mtu"], said["path_mtu"]) == ("eth0", 9000, 1500)

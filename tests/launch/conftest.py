@@ -14,6 +14,10 @@ import asyncssh
 import cv2
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from launch.cli import app
+from protocol.errors import HeadstreamError
 
 ROOT = Path(__file__).parents[2]
 
@@ -178,3 +182,26 @@ def remote_rig(tmp_path, ssh_pcs, capture):
     path = folder / "rig.toml"
     path.write_text(text)
     return path
+
+
+@pytest.fixture
+def headstream():
+    """The command line in this process: exit status, and what it printed or, with ``--json``, the JSON of that."""
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if isinstance(result.exception, HeadstreamError):
+            return 2, str(result.exception)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+    return run
+
+
+@pytest.fixture
+def installed(ssh_pcs, remote_rig, headstream):
+    """The rig file ``remote_rig``, where both PCs have this headstream; what was started there is ended."""
+    for name in ("pc1", "pc2"):
+        ssh_pcs.install(name)
+    yield remote_rig
+    headstream("stop", remote_rig)

@@ -1,35 +1,14 @@
 """The PCs of a rig over a real SSH connection: brought up to date, started, asked, read, ended; and what goes wrong."""
 
-import json
 import os
 import signal
 import time
 
 import asyncssh
 import pytest
-from typer.testing import CliRunner
 
-from launch.cli import app
 from launch.remote.labels import labelled
 from protocol.errors import HeadstreamError
-
-
-def headstream(*arguments):
-    """Exit status and what it printed for people; JSON where that was asked for."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, HeadstreamError):
-        return 2, str(result.exception)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, json.loads(result.stdout) if "--json" in arguments else result.stdout
-
-
-@pytest.fixture
-def installed(ssh_pcs, remote_rig):
-    """Both PCs have this headstream; whatever was started there is ended."""
-    for name in ("pc1", "pc2"):
-        ssh_pcs.install(name)
-    yield remote_rig
-    headstream("stop", remote_rig)
 
 
 def until(ask, seconds=15.0):
@@ -40,7 +19,7 @@ def until(ask, seconds=15.0):
     return answer
 
 
-def test_deploy_start_status_kill_stop(installed, ssh_pcs):
+def test_deploy_start_status_kill_stop(headstream, installed, ssh_pcs):
     code, said = headstream("deploy", installed, "--json")
     assert code == 0, said
     assert said["pc1"]["copied"] == ["rig.toml", "cameras.json"]
@@ -82,7 +61,7 @@ def test_deploy_start_status_kill_stop(installed, ssh_pcs):
     assert (code, said["pc1"]["ok"]) == (1, False)
 
 
-def test_one_pc_that_fails_does_not_stop_the_others_and_is_told_at_the_end(installed, ssh_pcs):
+def test_one_pc_that_fails_does_not_stop_the_others_and_is_told_at_the_end(headstream, installed, ssh_pcs):
     (ssh_pcs.home("pc1") / "headstream" / ".venv" / "bin" / "headstream").unlink()
     code, printed = headstream("deploy", installed)
     assert code == 1
@@ -92,7 +71,7 @@ def test_one_pc_that_fails_does_not_stop_the_others_and_is_told_at_the_end(insta
     assert (ssh_pcs.home("pc2") / "headstream" / "rig" / "rig.toml").exists()
 
 
-def test_another_version_is_refused_and_nothing_is_copied(installed, ssh_pcs):
+def test_another_version_is_refused_and_nothing_is_copied(headstream, installed, ssh_pcs):
     program = ssh_pcs.home("pc1") / "headstream" / ".venv" / "bin" / "headstream"
     program.write_text('#!/bin/sh\necho "Welcome to pc1"\necho \'{"number": "0.0.9", "code": "abc"}\'\n')
     code, said = headstream("deploy", installed, "--json")
@@ -101,7 +80,7 @@ def test_another_version_is_refused_and_nothing_is_copied(installed, ssh_pcs):
     assert not (ssh_pcs.home("pc1") / "headstream" / "rig").exists()
 
 
-def test_a_node_is_not_started_with_another_rig_file_than_this_machines(installed):
+def test_a_node_is_not_started_with_another_rig_file_than_this_machines(headstream, installed):
     assert headstream("deploy", installed)[0] == 0
     installed.write_text(installed.read_text() + "# changed\n")
     code, said = headstream("start", installed, "--json")
@@ -109,7 +88,7 @@ def test_a_node_is_not_started_with_another_rig_file_than_this_machines(installe
     assert said["pc1"]["text"] == "its rig.toml is not this machine's: headstream deploy RIG"
 
 
-def test_a_node_that_cannot_start_says_why(installed):
+def test_a_node_that_cannot_start_says_why(headstream, installed):
     installed.write_text(installed.read_text().replace('id = "cam0"', 'id = "cam9"'))
     code, said = headstream("deploy", installed, "--start", "--json")
     assert code == 1
@@ -118,7 +97,7 @@ def test_a_node_that_cannot_start_says_why(installed):
     assert said["pc2"]["ok"]
 
 
-def test_only_the_named_pc(installed, ssh_pcs):
+def test_only_the_named_pc(headstream, installed, ssh_pcs):
     code, said = headstream("deploy", installed, "--node", "pc2", "--json")
     assert (code, list(said)) == (0, ["pc2"])
     assert headstream("deploy", installed, "--node", "pc7")[1].endswith("no [[node]] table 'pc7'; there are pc1, pc2")
@@ -150,14 +129,14 @@ def test_keys_go_to_their_own_node_only(tmp_path):
         files_for(path, rig, "pc2")
 
 
-def test_an_unknown_host_key_is_refused(installed, tmp_path):
+def test_an_unknown_host_key_is_refused(headstream, installed, tmp_path):
     (tmp_path / "caller" / ".ssh" / "known_hosts").unlink()
     code, said = headstream("status", installed, "--json")
     assert code == 1
     assert said["pc1"]["text"].startswith("the host key of 127.0.0.1 is not known; run: ssh -p ")
 
 
-def test_a_changed_host_key_is_refused_in_other_words(installed, ssh_pcs, tmp_path):
+def test_a_changed_host_key_is_refused_in_other_words(headstream, installed, ssh_pcs, tmp_path):
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     (tmp_path / "caller" / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{ssh_pcs.port} {other}")
     code, said = headstream("status", installed, "--json")
@@ -166,7 +145,7 @@ def test_a_changed_host_key_is_refused_in_other_words(installed, ssh_pcs, tmp_pa
     assert f"ssh-keygen -R [127.0.0.1]:{ssh_pcs.port}" in said["pc1"]["text"]
 
 
-def test_a_refused_key_says_how_to_bring_it_there(installed, tmp_path):
+def test_a_refused_key_says_how_to_bring_it_there(headstream, installed, tmp_path):
     other = asyncssh.generate_private_key("ssh-ed25519").export_private_key()
     (tmp_path / "caller" / ".ssh" / "id_ed25519").write_bytes(other)
     code, said = headstream("status", installed, "--json")
@@ -174,21 +153,21 @@ def test_a_refused_key_says_how_to_bring_it_there(installed, tmp_path):
     assert said["pc1"]["text"].startswith("it refuses the SSH keys of this user; run: ssh-copy-id -p ")
 
 
-def test_nobody_there(installed, ssh_pcs):
+def test_nobody_there(headstream, installed, ssh_pcs):
     installed.write_text(installed.read_text().replace(f"port = {ssh_pcs.port}", "port = 1"))
     code, said = headstream("status", installed, "--json")
     assert code == 1
     assert said["pc1"]["text"] == "127.0.0.1 refuses connections; start the SSH server there (port 1)"
 
 
-def test_a_rig_without_pcs_says_what_is_missing(installed):
+def test_a_rig_without_pcs_says_what_is_missing(headstream, installed):
     installed.write_text(installed.read_text().partition("[[node]]")[0])
     code, said = headstream("status", installed)
     assert code == 2
     assert 'has no [[node]] table that says where a node runs, such as [[node]] name = "pc1"' in said
 
 
-def test_a_calibration_elsewhere_is_refused_before_any_pc_is_touched(installed, ssh_pcs):
+def test_a_calibration_elsewhere_is_refused_before_any_pc_is_touched(headstream, installed, ssh_pcs):
     elsewhere = installed.parent.parent / "capture" / "cameras.json"
     installed.write_text(installed.read_text().replace('"cameras.json"', f'"{elsewhere}"'))
     code, said = headstream("deploy", installed)
