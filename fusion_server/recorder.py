@@ -167,10 +167,10 @@ class Recorder:
 
 
 def _serve_metrics(recorder: Recorder) -> MetricsServer | None:
-    config = recorder.rig.server
-    if not config.metrics_port:
+    config = recorder.rig.metrics
+    if not config.server_port:
         return None
     collector = ServerCollector(recorder.status, recorder.receiver.nodes)
-    metrics = MetricsServer(config.metrics_host, config.metrics_port, collector, "server.metrics_port")
-    log.info("metrics for Prometheus: http://%s:%d/metrics", config.metrics_host, metrics.port)
+    metrics = MetricsServer(config.host, config.server_port, collector, "metrics.server_port")
+    log.info("metrics for Prometheus: http://%s:%d/metrics", config.host, metrics.port)
     return metrics

@@ -13,7 +13,10 @@ import typer
 from rich.console import Console
 
 from launch import logs
+from launch.doctor_report import probe_app
 from launch.progress import progress_bar
+from launch.remote.commands import add_to as add_remote_verbs
+from launch.service.commands import app as service_app
 from protocol.errors import HeadstreamError
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(probe_app, name="probe", hidden=True)
+app.add_typer(service_app, name="service", no_args_is_help=True)
+add_remote_verbs(app)
 errors = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -294,23 +300,21 @@ def backfill(
 @app.command()
 def doctor(
     rig: Annotated[Path | None, typer.Argument(metavar="[RIG]", help="check what this rig needs, too")] = None,
+    node: Annotated[str | None, typer.Option(help="look at this machine as the PC of that node of RIG")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Is this machine fit for the job, and if not, what to do."""
-    from launch.doctor import examine
-    from protocol.rig import load_rig
+    """Is this machine fit for the job, and every PC that the rig file names, and if not, what to do."""
+    from launch.doctor_report import report
 
-    findings = list(examine(load_rig(rig) if rig else None))
-    if as_json:
-        print(json.dumps([vars(finding) for finding in findings]))
-    else:
-        console = Console(highlight=False)
-        colours = {"ok": "green", "note": "yellow", "bad": "red"}
-        for finding in findings:
-            remedy = f" -> {finding.remedy}" if finding.remedy else ""
-            console.print(f"[{colours[finding.state]}]{finding.state:>4}[/]  {finding.what:<16}", end="")
-            console.print(f"{finding.detail}{remedy}", markup=False, soft_wrap=True)
-    raise typer.Exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+    raise typer.Exit(report(rig, node, as_json))
+
+
+@app.command()
+def version(as_json: JsonFlag = False) -> None:
+    """Which headstream this is."""
+    from launch.version import version as this
+
+    print(json.dumps(vars(this())) if as_json else f"headstream {this()}")
 
 
 @app.command()

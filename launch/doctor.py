@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
 import importlib.util
@@ -34,6 +35,7 @@ class Finding:
     state: str
     detail: str
     remedy: str = ""
+    where: str = ""  # the node whose PC it is about; empty: this machine
 
 
 def examine(rig: Rig | None) -> Iterator[Finding]:
@@ -115,20 +117,29 @@ def _gpu() -> Finding:
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(there).free / 1e9
+    where, free = there(folder), free_space(folder)
     remedy = "" if free >= FREE_DISK_GB else "a minute of 8 cameras takes about 2 GB; make room or set server.takes"
-    yield Finding("disk for takes", "ok" if free >= FREE_DISK_GB else "note", f"{free:.0f} GB free at {there}", remedy)
-    if not os.access(there, os.W_OK):
-        yield Finding("disk for takes", "bad", f"{there} cannot be written", "change its owner or set server.takes")
+    yield Finding("disk for takes", "ok" if free >= FREE_DISK_GB else "note", f"{free:.0f} GB free at {where}", remedy)
+    speed = write_speed(where)
+    if speed is None:
+        yield Finding("disk for takes", "bad", f"{where} cannot be written", "change its owner or set server.takes")
         return
-    speed = _write_speed(there)
     slow = speed < SLOW_DISK_MB_S
     yield Finding("disk speed", "note" if slow else "ok", f"{speed:.0f} MB/s", "takes may lag behind" if slow else "")
 
 
-def _write_speed(folder: Path, megabytes: int = 64) -> float:
-    """MB/s of writing and syncing a scratch file."""
+def there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+
+
+def free_space(folder: Path) -> float:
+    """GB that are free where a folder is, or would be."""
+    return shutil.disk_usage(there(folder)).free / 1e9
+
+
+def write_speed(folder: Path, megabytes: int = 64) -> float | None:
+    """MB/s of writing and syncing a scratch file; None where it cannot be written."""
     path = folder / f".headstream-doctor-{os.getpid()}"
     block = os.urandom(1 << 20)
     start = time.perf_counter()
@@ -139,8 +150,11 @@ def _write_speed(folder: Path, megabytes: int = 64) -> float:
             file.flush()
             os.fsync(file.fileno())
         return megabytes / (time.perf_counter() - start)
+    except OSError:
+        return None
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _ports(rig: Rig) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Child:
 
     def __init__(self, name: str, arguments: list[str], on_line: Callable[[str, str], None]) -> None:
         self.name = name
+        self.started = time.monotonic()
         self._asked = False
         environment = {**os.environ, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
@@ -91,9 +93,11 @@ class LocalRig:
 
     def __enter__(self) -> LocalRig:
         self.server = Child("server", ["serve", str(self._path), *self._serve_arguments], self._on_line)
-        for name in self._rig.nodes:
-            self.nodes.append(Child(name, ["node", str(self._path), "--name", name], self._on_line))
+        self.nodes = [self._start(name) for name in self._rig.nodes]
         return self
+
+    def _start(self, node: str) -> Child:
+        return Child(node, ["node", str(self._path), "--name", node], self._on_line)
 
     def __exit__(self, *_: object) -> None:
         if self.server:
@@ -103,10 +107,20 @@ class LocalRig:
         for node in self.nodes:
             node.end()
 
+    def start_again(self, node: Child) -> None:
+        """A new process in the place of a node's that has ended."""
+        node.end()
+        self.nodes[self.nodes.index(node)] = self._start(node.name)
+
     def dead(self) -> list[Child]:
         """Children that ended although nobody asked them to."""
         children = [*self.nodes, *([self.server] if self.server else [])]
         return [child for child in children if child.returncode is not None]
+
+
+def how_it_ended(code: int) -> str:
+    """An exit status in words."""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
 
 
 def follow_parent() -> None:

@@ -19,13 +19,13 @@ def node_metrics(node: Node, port: int | None = None) -> Iterator[MetricsServer 
 
     Raises HeadstreamError when that port cannot be had.
     """
-    config = node.rig.node
+    config = node.rig.metrics
     if port is None:
-        port = config.metrics_port and config.metrics_port + node.rig.nodes.index(node.name)
+        port = config.node_port and config.node_port + node.rig.nodes.index(node.name)
     if not port:
         yield None
         return
-    server = MetricsServer(config.metrics_host, port, NodeCollector(node), "node.metrics_port")
-    log.info("node %s: metrics for Prometheus: http://%s:%d/metrics", node.name, config.metrics_host, server.port)
+    server = MetricsServer(config.host, port, NodeCollector(node), "metrics.node_port")
+    log.info("node %s: metrics for Prometheus: http://%s:%d/metrics", node.name, config.host, server.port)
     with contextlib.closing(server):
         yield server

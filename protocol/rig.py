@@ -9,6 +9,9 @@
     node = "pc1"
     driver = "replay"
     options = {capture = "capture"}
+    [[node]]                              # where node pc1 runs; only for `headstream deploy` and its like
+    name = "pc1"
+    host = "10.0.0.11"
 
 The dataclasses below are the reference of its keys, their defaults and limits.
 """
@@ -27,7 +30,9 @@ from protocol.messages import is_name
 from protocol.table import chosen, limited, nearest, parse_table, shown
 from protocol.timecode import TimecodeError, timecode_rate
 
-_SECTIONS = ("server", "node", "sync", "wire", "spool", "normals", "surface")
+_SECTIONS = ("server", "metrics", "sync", "wire", "spool", "normals", "surface")
+_HOST = re.compile(r"[A-Za-z0-9.:_-]+")
+_HOST_MUST = "must be an address or a host's name, without port"
 
 
 class RigError(HeadstreamError):
@@ -43,17 +48,19 @@ class ServerConfig:
     control_port: int = limited(5561, 1, 65_535)
     preview_host: str = "127.0.0.1"
     preview_port: int = limited(8080, 1, 65_535)
-    metrics_host: str = "127.0.0.1"  # for Prometheus
-    metrics_port: int = limited(0, 0, 65_535)  # 0: none
     takes: Path = Path("takes")
 
 
 @dataclass(frozen=True)
-class NodeConfig:
-    """What every node does. The rig's first node has ``metrics_port``, the second the one after it, and so on."""
+class MetricsConfig:
+    """For Prometheus. The rig's first node has ``node_port``, the second the one after it, and so on.
 
-    metrics_host: str = "127.0.0.1"  # for Prometheus
-    metrics_port: int = limited(0, 0, 65_535)  # 0: none
+    ``host`` is where server and nodes listen, each on its own machine: loopback, or 0.0.0.0 for any address.
+    """
+
+    host: str = "127.0.0.1"
+    server_port: int = limited(0, 0, 65_535)  # 0: none
+    node_port: int = limited(0, 0, 65_535)  # 0: none
 
 
 @dataclass(frozen=True)
@@ -148,8 +155,25 @@ class CameraConfig:
 
 
 @dataclass(frozen=True)
+class PcConfig:
+    """A ``[[node]]`` table: the PC on which the node of that name runs, reached over SSH.
+
+    An empty ``user`` and a ``port`` of 0 are as ``~/.ssh/config`` has them. ``folder`` is where headstream and this
+    rig's files live there, absolute or below the user's home (``~/``).
+    """
+
+    name: str
+    host: str
+    user: str = ""
+    port: int = limited(0, 0, 65_535)
+    folder: str = "~/headstream"
+    command: str = ""  # headstream's path there; empty: <folder>/.venv/bin/headstream
+    python: str = "python3"  # what `deploy --install` makes the environment with
+
+
+@dataclass(frozen=True)
 class Rig:
-    """A whole rig.
+    """A whole rig. ``pcs`` are its ``[[node]]`` tables, in file order; a rig that runs on one machine has none.
 
     Its relative paths start at ``root``, the rig file's folder: ``calibration``, ``server.takes``, ``spool.folder`` and
     ``normals.weights`` stand here with it, those in a camera's ``options`` are the driver's to resolve.
@@ -161,12 +185,13 @@ class Rig:
     cameras: tuple[CameraConfig, ...]
     fps: float = 30.0
     server: ServerConfig = ServerConfig()
-    node: NodeConfig = NodeConfig()
+    metrics: MetricsConfig = MetricsConfig()
     sync: SyncConfig = SyncConfig()
     wire: WireConfig = WireConfig()
     spool: SpoolConfig = SpoolConfig()
     normals: NormalsConfig = NormalsConfig()
     surface: SurfaceConfig = SurfaceConfig()
+    pcs: tuple[PcConfig, ...] = ()
 
     @property
     def camera_ids(self) -> tuple[str, ...]:
@@ -218,14 +243,14 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     """
     root = Path(root)
     top_keys = [f.name for f in fields(_Top)]
-    known = (*top_keys, *_SECTIONS, "camera")
+    known = (*top_keys, *_SECTIONS, "camera", "node")
     for key in data:
         if key not in known:
             raise RigError(f"{where}: {key}: unknown key{nearest(key, known)}; known are {', '.join(known)}")
     top = parse_table(_Top, {key: data[key] for key in top_keys if key in data}, where, "", RigError)
     sections: dict[str, Any] = {
         "server": parse_table(ServerConfig, data.get("server", {}), where, "server", RigError),
-        "node": parse_table(NodeConfig, data.get("node", {}), where, "node", RigError),
+        "metrics": parse_table(MetricsConfig, data.get("metrics", {}), where, "metrics", RigError),
         "sync": parse_table(SyncConfig, data.get("sync", {}), where, "sync", RigError),
         "wire": parse_table(WireConfig, data.get("wire", {}), where, "wire", RigError),
         "spool": parse_table(SpoolConfig, data.get("spool", {}), where, "spool", RigError),
@@ -233,6 +258,7 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
         "surface": parse_table(SurfaceConfig, data.get("surface", {}), where, "surface", RigError),
     }
     cameras = _parse_cameras(data.get("camera"), where)
+    sections["pcs"] = _parse_pcs(data.get("node", []), {camera.node for camera in cameras}, where)
     rig = Rig(name=top.name, root=root, calibration=root / top.calibration, fps=top.fps, cameras=cameras, **sections)
     _check_whole(rig, where)
     normals = rig.normals
@@ -271,6 +297,11 @@ def save_rig(rig: Rig, path: str | Path) -> None:
         lines += ["", "[[camera]]"]
         values = [(f.name, getattr(camera, f.name)) for f in fields(camera)]
         lines += [f"{key} = {_toml(value, folder)}" for key, value in values if value]
+    for pc in rig.pcs:
+        lines += ["", "[[node]]"]
+        lines += [
+            f"{f.name} = {_toml(getattr(pc, f.name), folder)}" for f in fields(pc) if getattr(pc, f.name) != f.default
+        ]
     scratch = path.with_name(path.name + ".part")
     scratch.write_text("\n".join(lines) + "\n", encoding="utf-8")
     scratch.replace(path)
@@ -300,6 +331,32 @@ def _parse_cameras(entries: Any, where: str) -> tuple[CameraConfig, ...]:
     return tuple(cameras)
 
 
+def _parse_pcs(entries: Any, nodes: set[str], where: str) -> tuple[PcConfig, ...]:
+    if not isinstance(entries, list):
+        raise RigError(f"{where}: node: must be [[node]] tables with name and host")
+    pcs: list[PcConfig] = []
+    at: dict[str, int] = {}
+    for i, entry in enumerate(entries):
+        pc = parse_table(PcConfig, entry, where, f"node[{i}]", RigError)
+        if pc.name not in nodes:
+            text = f"no camera has this node{nearest(pc.name, nodes)}; they have {', '.join(sorted(nodes))}"
+            raise RigError(f"{where}: node[{i}].name: {shown(pc.name)}; {text}")
+        if pc.name in at:
+            raise RigError(f"{where}: node[{i}].name: {pc.name!r} is also node[{at[pc.name]}]; one PC a node")
+        if not _HOST.fullmatch(pc.host):
+            raise RigError(f"{where}: node[{i}].host: {shown(pc.host)}; {_HOST_MUST}")
+        if not re.fullmatch(r"[A-Za-z0-9_.@\\-]*", pc.user):
+            raise RigError(f"{where}: node[{i}].user: {shown(pc.user)}; must be a user's name there")
+        if not pc.folder.isprintable() or not pc.folder.startswith(("/", "~/")):
+            raise RigError(f"{where}: node[{i}].folder: {shown(pc.folder)}; must be a path that starts with / or ~/")
+        for key in ("command", "python"):
+            if not getattr(pc, key).isprintable():
+                raise RigError(f"{where}: node[{i}].{key}: {shown(getattr(pc, key))}; must be the path of a program")
+        at[pc.name] = i
+        pcs.append(pc)
+    return tuple(pcs)
+
+
 def _check_options(value: Any, where: str) -> None:
     """TOML's dates and times have no use here and could not be written back."""
     if isinstance(value, dict):
@@ -315,15 +372,15 @@ def _check_options(value: Any, where: str) -> None:
 def _check_whole(rig: Rig, where: str) -> None:
     """What single keys cannot show."""
     server, sync, wire = rig.server, rig.sync, rig.wire
-    hosts = {f"server.{key}": getattr(server, key) for key in ("host", "preview_host", "metrics_host")}
-    for key, host in {**hosts, "node.metrics_host": rig.node.metrics_host}.items():
-        if not re.fullmatch(r"[A-Za-z0-9.:_-]+", host):
-            raise RigError(f"{where}: {key}: {shown(host)}; must be an address or a host's name, without port")
+    hosts = {"server.host": server.host, "server.preview_host": server.preview_host, "metrics.host": rig.metrics.host}
+    for key, host in hosts.items():
+        if not _HOST.fullmatch(host):
+            raise RigError(f"{where}: {key}: {shown(host)}; {_HOST_MUST}")
     ports: dict[int, str] = {}
-    for key in ("data_port", "control_port", "preview_port", "metrics_port"):
-        port = getattr(server, key)
+    taken = [(f"server.{key}", getattr(server, key)) for key in ("data_port", "control_port", "preview_port")]
+    for key, port in [*taken, ("metrics.server_port", rig.metrics.server_port)]:
         if port and port in ports:
-            raise RigError(f"{where}: server.{key}: {port} is also server.{ports[port]}; each needs its own")
+            raise RigError(f"{where}: {key}: {port} is also {ports[port]}; each needs its own")
         ports[port] = key
     if not is_loopback(server.host) and not wire.allow_plain:
         raise RigError(
@@ -335,9 +392,9 @@ def _check_whole(rig: Rig, where: str) -> None:
         raise RigError(f"{where}: wire.queue_mb: {wire.queue_mb:g}; {most}")
     if sync.min_cameras > len(rig.cameras):
         raise RigError(f"{where}: sync.min_cameras: {sync.min_cameras}; the rig has {len(rig.cameras)} cameras")
-    if rig.node.metrics_port + len(rig.nodes) - 1 > 65_535:
+    if rig.metrics.node_port + len(rig.nodes) - 1 > 65_535:
         text = f"must leave room for the ports of {len(rig.nodes)} nodes"
-        raise RigError(f"{where}: node.metrics_port: {rig.node.metrics_port}; {text}")
+        raise RigError(f"{where}: metrics.node_port: {rig.metrics.node_port}; {text}")
     if sync.timecode != "none":
         try:
             timecode_rate(rig.fps)

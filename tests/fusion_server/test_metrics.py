@@ -73,7 +73,7 @@ def serve():
     servers = []
 
     def start(collector):
-        servers.append(MetricsServer("127.0.0.1", 0, collector, "server.metrics_port"))
+        servers.append(MetricsServer("127.0.0.1", 0, collector, "metrics.server_port"))
         return servers[-1].port
 
     yield start
@@ -143,12 +143,12 @@ def test_a_node_without_a_clock_has_no_clock_numbers(serve, clock):
 def test_a_port_in_use_is_one_line_with_the_rig_files_key():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(HeadstreamError, match=rf"127\.0\.0\.1:{port}: .*in use.*server\.metrics_port"):
-            MetricsServer("127.0.0.1", port, NodeCollector(Node(None)), "server.metrics_port")
+        with pytest.raises(HeadstreamError, match=rf"127\.0\.0\.1:{port}: .*in use.*metrics\.server_port"):
+            MetricsServer("127.0.0.1", port, NodeCollector(Node(None)), "metrics.server_port")
 
 
 def test_a_closed_server_frees_its_port():
-    server = MetricsServer("127.0.0.1", 0, NodeCollector(Node(None)), "node.metrics_port")
+    server = MetricsServer("127.0.0.1", 0, NodeCollector(Node(None)), "metrics.node_port")
     server.close()
     with pytest.raises(urllib.error.URLError):
         scrape(server.port)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from launch.local import Child
+from launch.local import Child, LocalRig
+from launch.up import Revival
+from protocol.rig import load_rig
 
 PARENT = """
 import sys, time
@@ -96,3 +98,16 @@ def test_a_killed_parent_leaves_no_orphan(rig):
         if alive(pid):
             os.kill(pid, signal.SIGKILL)
         parent.stdout.close()
+
+
+def test_up_starts_a_killed_node_again(rig):
+    """Every node that died stayed dead before, while the server waited for its cameras."""
+    with LocalRig(rig, load_rig(rig), lambda name, line: None) as local:
+        local.server.end()  # not what this is about: it has no calibration that suits it
+        said = []
+        revival = Revival(local, said.append)
+        first = local.nodes[0]
+        os.kill(first.process.pid, signal.SIGKILL)
+        until(lambda: revival.look(time.monotonic()) and local.nodes[0] is not first)
+        assert said == ["pc0 was killed by signal 9; started again in 1 s"]
+        assert alive(local.nodes[0].process.pid)

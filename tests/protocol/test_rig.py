@@ -8,6 +8,7 @@ from protocol.rig import RigError, is_loopback, load_rig, parse_rig, save_rig
 from protocol.table import limited, parse_table
 
 CAMERA = {"id": "cam00", "node": "pc1", "driver": "replay"}
+PC = {"name": "pc1", "host": "10.0.0.11"}
 RIG = {"name": "studio", "calibration": "cameras.json", "camera": [CAMERA, {**CAMERA, "id": "cam01", "node": "pc2"}]}
 
 
@@ -47,12 +48,16 @@ def test_a_saved_rig_is_read_back_the_same(tmp_path, where):
         fps=29.97,
         server={"data_port": 7000, "takes": "/takes/of today"},
         sync={"mode": "time", "min_cameras": 2, "alarm_ms": 1.5, "timecode": "utc"},
-        node={"metrics_port": 9200},
+        metrics={"node_port": 9200},
         wire={"queue_mb": 20},
         spool={"folder": "/data/spool", "keep": True},
         normals={"weights": "nets/best.safetensors", "engine": "torch"},
         surface={"photometric": False},
         camera=[{**CAMERA, "options": options, "serial": "S-1"}, RIG["camera"][1]],
+        node=[
+            PC,
+            {"name": "pc2", "host": "b", "user": "c", "port": 2222, "folder": "/d e", "command": "hs", "python": "p"},
+        ],
     )
     rig = parse_rig(data, root=tmp_path / "here")
     path = tmp_path / where / "rig.toml"
@@ -103,14 +108,24 @@ def test_a_saved_rig_leaves_defaults_out(tmp_path):
         (rig_with(server={"host": ""}), "server.host: ''; must be an address"),
         (rig_with(server={"host": "10.0.0.1"}), "wire.security: 'plain' would cross the network to 10.0.0.1"),
         (rig_with(wire={"queue_mb": 2}), "wire.queue_mb: 2; must be at least max_frame_mb, 16"),
-        (rig_with(server={"metrics_port": 8080}), "server.metrics_port: 8080 is also server.preview_port"),
-        (rig_with(server={"metrics_host": "a b"}), "server.metrics_host: 'a b'; must be an address"),
-        (rig_with(node={"metrics_host": "http://x"}), "node.metrics_host: 'http://x'; must be an address"),
-        (rig_with(node={"metrics_port": 65535}), "node.metrics_port: 65535; must leave room for the ports of 2 nodes"),
+        (rig_with(metrics={"server_port": 8080}), "metrics.server_port: 8080 is also server.preview_port"),
+        (rig_with(metrics={"host": "a b"}), "metrics.host: 'a b'; must be an address"),
+        (rig_with(metrics={"node_port": 65535}), "metrics.node_port: 65535; must leave room for the ports of 2 nodes"),
         (rig_with(sync={"timecode": "ltc"}), "sync.timecode: 'ltc'; must be 'none' or 'utc'"),
         (rig_with(fps=12.5, sync={"timecode": "utc"}), "sync.timecode: 12.5 frames a second have no timecode; whole"),
         (rig_with(sync={"alarm_ms": -1}), "sync.alarm_ms: -1; must be a number from 0 to 1000"),
         (rig_with(sync={"min_cameras": 3}), "sync.min_cameras: 3; the rig has 2 cameras"),
+        (rig_with(node={}), "node: must be [[node]] tables with name and host"),
+        (rig_with(node=[{"name": "pc1"}]), "node[0].host: missing; must be text"),
+        (rig_with(node=[{**PC, "prt": 22}]), "node[0].prt: unknown key; did you mean 'port'?; known are name, host, "),
+        (rig_with(node=[{**PC, "name": "pc3"}]), "node[0].name: 'pc3'; no camera has this node; did you mean 'pc"),
+        (rig_with(node=[PC, PC]), "node[1].name: 'pc1' is also node[0]; one PC a node"),
+        (rig_with(node=[{**PC, "host": "a b"}]), "node[0].host: 'a b'; must be an address or a host's name"),
+        (rig_with(node=[{**PC, "host": "-oProxyCommand=x"}]), "node[0].host: '-oProxyCommand=x'; must be an address"),
+        (rig_with(node=[{**PC, "user": "a;b"}]), "node[0].user: 'a;b'; must be a user's name"),
+        (rig_with(node=[{**PC, "port": 65_536}]), "node[0].port: 65536; must be a whole number from 0 to 65535"),
+        (rig_with(node=[{**PC, "folder": "headstream"}]), "node[0].folder: 'headstream'; must be a path that starts"),
+        (rig_with(node=[{**PC, "command": "a\nb"}]), "node[0].command: 'a\\nb'; must be the path"),
         (rig_with(sync={"mode": "time", "tolerance_ms": 17}), "sync.tolerance_ms: 17; must be under half"),
     ],
 )

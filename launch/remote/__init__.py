@@ -1,0 +1,1 @@
+"""The PCs of a rig over SSH: headstream brought there, nodes started, ended, asked and read."""
