@@ -1,0 +1,200 @@
+"""What the drivers of industrial cameras share: counters, clocks, triggers, colours. The camera is a library's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from capture_nodes.drivers.base import CameraLost, Captured, Driver, DriverError, options_error
+from capture_nodes.drivers.bayer import RawConverter
+from capture_nodes.drivers.counters import BlockCounter
+from capture_nodes.drivers.device_clock import DeviceClock
+from capture_nodes.drivers.features import Features, IndustrialOptions, apply, converter
+from capture_nodes.drivers.gvcp import ActionSender
+from capture_nodes.drivers.metronome import Metronome
+from protocol.rig import CameraConfig, Rig
+
+log = logging.getLogger(__name__)
+
+_ASK_AFTER_S = 1.0  # of silence: is the camera still there?
+_SILENT_S = 3.0  # so long without a picture is too long for a camera that runs by itself
+_SILENT_PERIODS = 10
+_TRIGGER_LOST_S = 1.0  # a software trigger that brought no picture in this time never will
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """One picture as the camera sent it."""
+
+    data: Any  # bytes or a buffer of them
+    width: int
+    height: int
+    padding: int  # bytes after each line
+    pixel_format: str
+    block: int | None  # the camera's number
+    device_ns: int  # 0: the camera stamps nothing
+    damage: str = ""  # why it must not be used
+
+
+class IndustrialDriver(Driver):
+    """A camera behind ``Features``. A subclass connects, streams and lets go; the rest is here."""
+
+    options_class: type[IndustrialOptions] = IndustrialOptions
+
+    def __init__(self, camera: CameraConfig, rig: Rig, options: IndustrialOptions):
+        self.id, self.serial, self.options = camera.id, camera.serial, options
+        self.fps = options.fps or rig.fps
+        self._camera, self._rig = camera, rig
+        if options.action_send and options.trigger != "action":
+            raise self._wrong("action_send", "true; needs trigger = 'action'")
+        self._blocks = BlockCounter()
+        self._clock = self._new_clock()
+        self._converter: RawConverter | None = None
+        self._metronome: Metronome | None = None
+        self._actions: ActionSender | None = None
+        self._fired: tuple[int, int, int] | None = None  # trigger, when (node clock), one standard deviation of it
+        self._firing = threading.Lock()
+        self._heard = self._asked = 0.0
+        self._what = ""
+
+    @abstractmethod
+    def connect(self) -> Features:
+        """Find the camera by its serial number and open it. Raises DriverError."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Let pictures come. Raises DriverError."""
+
+    @abstractmethod
+    def grab(self, timeout_s: float) -> Raw | None:
+        """The next picture, or None. Raises CameraLost."""
+
+    @abstractmethod
+    def fire(self) -> None:
+        """The software trigger. Raises DriverError."""
+
+    @abstractmethod
+    def check_alive(self) -> None:
+        """Raises CameraLost when the camera is not there or no longer ours. Takes at most a quarter of a second."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let the camera go, whatever state it is in."""
+
+    @abstractmethod
+    def describe(self, features: Features) -> str:
+        """Model, serial number and address, for the log."""
+
+    def open(self) -> None:
+        """Connect, write all settings, start. Raises DriverError."""
+        self.close()
+        features = self.connect()
+        apply(features, self.options, self.fps, self._wrong)
+        pixel_format = features.get("PixelFormat")
+        self._converter = converter(pixel_format, self.options, self._wrong)
+        size = f"{features.get('Width'):g} x {features.get('Height'):g}"
+        self._what = f"{self.describe(features)}, {size} {pixel_format}, trigger {self.options.trigger}"
+        self._blocks.restart()
+        self._clock = self._new_clock()
+        self._fired = None
+        self.start()
+        self._heard = self._asked = time.monotonic()
+        if self.options.trigger == "software" or self.options.action_send:
+            if self.options.action_send:
+                keys = self.options.action_device_key, self.options.action_group_key, self.options.action_group_mask
+                self._actions = ActionSender(self.options.action_address, *keys)
+            self._metronome = Metronome(self.fps, self._beat, f"{self.id}-trigger")
+            self._metronome.start()
+
+    def next_frame(self, timeout_s: float) -> Captured | None:
+        """The next whole picture. Raises DriverError for one with holes, CameraLost for a camera that is gone."""
+        raw = self.grab(timeout_s)
+        arrived_ns = time.time_ns()
+        if self._metronome is not None and self._metronome.error is not None:
+            raise CameraLost(f"{self._what}: {self._metronome.error}")
+        if raw is None:
+            self._silence()
+            return None
+        self._heard = self._asked = time.monotonic()
+        trigger, skipped = self._blocks.add(raw.block) if raw.block is not None else (None, 0)
+        exposure = self._clock.add(raw.device_ns, arrived_ns)
+        if note := self._clock.take_note():
+            log.warning("camera %s: %s", self.id, note)
+        node_ns, sigma_ns = exposure.node_ns, exposure.sigma_ns
+        if self.options.trigger == "software":
+            fired = self._answered()
+            if fired is None:  # an answer to a trigger that was given up
+                self.missed += 1
+                return None
+            trigger, node_ns, sigma_ns = fired
+        else:
+            self.missed += skipped
+        if raw.damage:
+            raise DriverError(f"picture {trigger}: {raw.damage}; it is not used")
+        pixels = self._rgb(raw)
+        return Captured(None, pixels, trigger, raw.device_ns or node_ns, node_ns, raw.width, raw.height, sigma_ns)
+
+    def close(self) -> None:
+        """Stop triggers first, so that nothing talks to a camera that is closed."""
+        if self._metronome is not None:
+            self._metronome.stop()
+            self._metronome = None
+        if self._actions is not None:
+            self._actions.close()
+            self._actions = None
+        self.release()
+
+    def __str__(self) -> str:
+        return self._what or f"{self._camera.driver} camera {self.serial}"
+
+    def _rgb(self, raw: Raw) -> np.ndarray:
+        if self._converter is None or self._converter.pixel_format != raw.pixel_format:
+            self._converter = converter(raw.pixel_format, self.options, self._wrong)
+        return self._converter.rgb(raw.data, raw.width, raw.height, raw.padding)
+
+    def _beat(self, trigger: int) -> None:
+        """One trigger is due (metronome's thread). The camera gets one at a time, so each picture has its own."""
+        if self._actions is not None:
+            self._actions.send()
+            return
+        with self._firing:
+            before = time.time_ns()
+            if self._fired is not None and before - self._fired[1] < _TRIGGER_LOST_S * 1e9:
+                self.missed += 1
+                return
+            self._fired = (trigger, before, 0)
+            self.fire()
+            half = (time.time_ns() - before) // 2  # it acts between the question and the answer
+            self._fired = (trigger, before + half, max(1, half))
+
+    def _answered(self) -> tuple[int, int, int] | None:
+        with self._firing:
+            fired, self._fired = self._fired, None
+        return fired
+
+    def _silence(self) -> None:
+        """A camera that says nothing is asked whether it lives; one that runs by itself must not be silent at all."""
+        now = time.monotonic()
+        if now - self._asked >= _ASK_AFTER_S:
+            self._asked = now
+            self.check_alive()
+        most = max(_SILENT_S, _SILENT_PERIODS / self.fps)
+        if self.options.trigger in ("off", "software") and now - self._heard > most:
+            raise CameraLost(f"{self._what}: answers but has sent no picture for {most:.3g} s")
+
+    def _new_clock(self) -> DeviceClock:
+        return DeviceClock(round(self.options.delay_ms * 1e6), recognise_ptp=self.options.clock == "auto")
+
+    def _wrong(self, key: str, text: str) -> DriverError:
+        return options_error(self._camera, self._rig, key, text)
+
+
+def not_attached(what: str, there: list[str]) -> DriverError:
+    """The error for a camera that is not found; ``there``: what is."""
+    return DriverError(f"{what} is not attached; attached: {', '.join(there) or 'none'}")
