@@ -7,7 +7,7 @@ import ipaddress
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import viva_genicam as viva
@@ -125,10 +125,10 @@ class GigeDriver(IndustrialDriver):
         except viva.GenicamError as error:
             raise DriverError(f"software trigger: {error}") from None
 
-    def check_alive(self) -> None:
-        """The camera must answer, and say that somebody, which can only be this program, has it."""
+    def check_alive(self, silent: bool) -> None:
+        """A silent camera must answer, and say that somebody, which can only be this program, has it."""
         try:
-            held = gvcp.read_register(self._address, gvcp.CONTROL_PRIVILEGE)
+            held = not silent or gvcp.read_register(self._address, gvcp.CONTROL_PRIVILEGE)
         except DriverError as error:
             raise CameraLost(f"{self._named()}: {error}") from None
         if not held or (self._device is not None and self._device.control_state == viva.ControlState.LOST):
@@ -245,7 +245,10 @@ def _discover() -> list[tuple[viva.GigeDeviceInfo, gvcp.Identity]]:
     found = []
     for device in devices:
         with contextlib.suppress(DriverError):
-            found.append((device, gvcp.identify(device.ip)))
+            who = gvcp.identify(device.ip)
+            # The standard leaves the serial number to the maker; a camera without one is known by its MAC address.
+            names = who.vendor or device.manufacturer or "", who.model or device.model or "", who.serial or device.mac
+            found.append((device, replace(who, vendor=names[0], model=names[1], serial=names[2])))
     return found
 
 

@@ -22,7 +22,7 @@ from protocol.rig import CameraConfig, Rig
 
 log = logging.getLogger(__name__)
 
-_ASK_AFTER_S = 1.0  # of silence: is the camera still there?
+_ASK_EVERY_S = 1.0  # is the camera still there?
 _SILENT_S = 3.0  # so long without a picture is too long for a camera that runs by itself
 _SILENT_PERIODS = 10
 _TRIGGER_LOST_S = 1.0  # a software trigger that brought no picture in this time never will
@@ -80,8 +80,11 @@ class IndustrialDriver(Driver):
         """The software trigger. Raises DriverError."""
 
     @abstractmethod
-    def check_alive(self) -> None:
-        """Raises CameraLost when the camera is not there or no longer ours. Takes at most a quarter of a second."""
+    def check_alive(self, silent: bool) -> None:
+        """Raises CameraLost when the camera is not there or no longer ours. Takes at most a quarter of a second.
+
+        silent: no picture has come for a while, so it may be gone; else it is there for sure.
+        """
 
     @abstractmethod
     def release(self) -> None:
@@ -118,10 +121,9 @@ class IndustrialDriver(Driver):
         arrived_ns = time.time_ns()
         if self._metronome is not None and self._metronome.error is not None:
             raise CameraLost(f"{self._what}: {self._metronome.error}")
+        self._check(raw is None)
         if raw is None:
-            self._silence()
             return None
-        self._heard = self._asked = time.monotonic()
         trigger, skipped = self._blocks.add(raw.block) if raw.block is not None else (None, 0)
         exposure = self._clock.add(raw.device_ns, arrived_ns)
         if note := self._clock.take_note():
@@ -178,12 +180,14 @@ class IndustrialDriver(Driver):
             fired, self._fired = self._fired, None
         return fired
 
-    def _silence(self) -> None:
-        """A camera that says nothing is asked whether it lives; one that runs by itself must not be silent at all."""
+    def _check(self, silent: bool) -> None:
+        """Once a second: is the camera there, and ours? One that runs by itself must not be silent for long."""
         now = time.monotonic()
-        if now - self._asked >= _ASK_AFTER_S:
+        if not silent:
+            self._heard = now
+        if now - self._asked >= _ASK_EVERY_S:
             self._asked = now
-            self.check_alive()
+            self.check_alive(now - self._heard >= _ASK_EVERY_S)
         most = max(_SILENT_S, _SILENT_PERIODS / self.fps)
         if self.options.trigger in ("off", "software") and now - self._heard > most:
             raise CameraLost(f"{self._what}: answers but has sent no picture for {most:.3g} s")

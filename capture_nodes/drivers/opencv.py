@@ -251,19 +251,29 @@ class _Reader:
             self.what = f", {context.width} x {context.height} {context.name}"
             self._open = True
             self._changed.notify_all()
+        begun = False  # pictures that build on one that was not seen are guesses
         for packet in container.demux(stream):
             if self._ended.is_set():
                 return
+            begun = (begun or packet.is_keyframe) and not packet.is_corrupt
             if context.name == "mjpeg":
                 if packet.size:
                     self._put(packet.pts, packet.time_base, whole_jpeg(bytes(packet)))
-            else:
-                for frame in packet.decode():
-                    if frame.is_corrupt:  # packets of it were lost: its holes are filled with guesses
-                        with self._changed:
-                            self._dropped += 1
-                    else:
-                        self._put(frame.pts, frame.time_base, frame)
+                continue
+            for frame in self._decoded(packet):
+                if frame is not None and begun and not frame.is_corrupt:
+                    self._put(frame.pts, frame.time_base, frame)
+                    continue
+                begun = False
+                with self._changed:
+                    self._dropped += 1
+
+    def _decoded(self, packet: av.Packet) -> list[av.VideoFrame | None]:
+        """The packet's pictures; None for one that is damaged."""
+        try:
+            return list(packet.decode())
+        except av.InvalidDataError:
+            return [None]
 
     def _put(self, pts: int | None, time_base, picture: bytes | av.VideoFrame) -> None:
         arrived_ns = time.time_ns()

@@ -111,7 +111,7 @@ class PylonDriver(IndustrialDriver):
         assert self._features is not None
         self._features.send("TriggerSoftware")
 
-    def check_alive(self) -> None:
+    def check_alive(self, silent: bool) -> None:
         """The SDK notices by itself when a camera is gone."""
         if self._device is None or self._device.IsCameraDeviceRemoved():
             raise CameraLost(f"{self._named()} was unplugged or lost its power")

@@ -61,10 +61,8 @@ def test_an_edge_stays_an_edge_in_all_colours():
 @pytest.mark.parametrize("width", [8, 7])
 def test_bits_packed_from_the_lowest(form, depth, pack, width):
     values = np.random.default_rng(depth).integers(0, 1 << depth, (6, width))
-    if width * depth % 8:
-        sent = pack(values.ravel(), depth)  # the next line begins inside a byte
-    else:
-        sent = b"".join(pack(line, depth) for line in values)
+    lines = [values.ravel()] if width * depth % 8 else values  # else the next line begins inside a byte
+    sent = b"".join(pack(line, depth) for line in lines)
     rgb = RawConverter(f"Mono{depth}{form}").rgb(sent, width, 6)
     expected = np.rint(255 * values / ((1 << depth) - 1))
     assert np.array_equal(rgb, np.repeat(expected[..., None], 3, 2))
