@@ -130,8 +130,7 @@ def apply(features: Features, options: IndustrialOptions, fps: float, wrong: Wro
         write(features, "gain_db", ("Gain",), options.gain_db, wrong)
     if options.gains != (1.0, 1.0, 1.0):
         _manual(features, "BalanceWhiteAuto")
-    if options.trigger in ("off", "action"):
-        _rate(features, options, fps, wrong)
+    _rate(features, options, fps, wrong)
     if options.trigger != "off":
         _trigger(features, options, wrong)
     if options.ptp:
@@ -205,7 +204,7 @@ def _region(features: Features, options: IndustrialOptions, wrong: Wrong) -> Non
 
 
 def _rate(features: Features, options: IndustrialOptions, fps: float, wrong: Wrong) -> None:
-    """A free-running camera at the rig's rate. For actions the camera's limit must not be below it."""
+    """A free-running camera at the rig's rate; a triggered one without a limit of its own."""
     if features.kind("AcquisitionFrameRateEnable"):
         features.set("AcquisitionFrameRateEnable", options.trigger == "off")
     if options.trigger == "off":
@@ -216,7 +215,8 @@ def _trigger(features: Features, options: IndustrialOptions, wrong: Wrong) -> No
     write(features, "trigger", ("TriggerSelector",), "FrameStart", wrong)
     if options.trigger == "hardware":
         write(features, "trigger_line", ("TriggerSource",), options.trigger_line, wrong)
-        write(features, "trigger_edge", ("TriggerActivation",), _EDGES[options.trigger_edge], wrong)
+        if options.trigger_edge != "rising" or features.kind("TriggerActivation"):  # without it, it is the rising one
+            write(features, "trigger_edge", ("TriggerActivation",), _EDGES[options.trigger_edge], wrong)
     elif options.trigger == "software":
         write(features, "trigger", ("TriggerSource",), "Software", wrong)
     else:
