@@ -63,7 +63,7 @@ def test_settings_reach_the_camera_and_reach_it_again_after_a_restart():
         ),
         (
             {"trigger": "hardware", "trigger_edge": "falling"},
-            "trigger_edge: 'FallingEdge'; the camera has no TriggerActivation",
+            "trigger_edge: 'FallingEdge'; the camera has no",
         ),
         ({"ptp": True}, "ptp: true; the camera has no PtpEnable or GevIEEE1588"),
         ({"user_set": "Mine"}, "user_set: 'Mine'; UserSetSelector of this camera can be Default, UserSet1, UserSet2"),
