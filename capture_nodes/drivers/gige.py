@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from capture_nodes.drivers.industrial import IndustrialDriver, Raw, not_attached
 from protocol.rig import CameraConfig, Rig
 
 _DISCOVERY_MS = 300
+_RELEASE_S = 0.5
 _NS = 10**9
 _KINDS = {
     "Integer": "number",
@@ -32,7 +34,7 @@ _KINDS = {
     "StringReg": "text",
     "Command": "command",
 }
-_discovering = threading.Lock()  # answers to two questions at once would go to one of them
+_Found = list[tuple[viva.GigeDeviceInfo, gvcp.Identity]]
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,13 @@ class GigeDriver(IndustrialDriver):
             raise CameraLost(f"{self._named()} has started again, or no longer obeys this program")
 
     def release(self) -> None:
-        """Whatever the camera still answers."""
-        if self._stream is not None:
-            with contextlib.suppress(viva.GenicamError):
-                self._stream.__exit__(None, None, None)
-            self._stream = None
-        if self._device is not None:
-            with contextlib.suppress(viva.GenicamError):
-                self._device.close()
-            self._device = None
+        """Whatever the camera still answers. To one that is gone the library talks on for ten seconds: without us."""
+        if self._device is None:
+            return
+        letting_go = threading.Thread(target=_let_go, args=(self._device, self._stream), daemon=True)
+        self._device, self._stream = None, None
+        letting_go.start()
+        letting_go.join(_RELEASE_S)
 
     def describe(self, features: Features) -> str:
         """Vendor, model, serial number, address."""
@@ -151,7 +151,7 @@ class GigeDriver(IndustrialDriver):
         return f"gige {who.vendor} {who.model} {who.serial} at {self._address}"
 
     def _find(self) -> tuple[viva.GigeDeviceInfo, gvcp.Identity]:
-        there = _discover()
+        there = _neighbourhood.look()
         for device, who in there:
             if device.ip == self.options.ip or (not self.options.ip and who.serial == self.serial):
                 if self.serial and who.serial != self.serial:
@@ -223,10 +223,18 @@ class VivaFeatures(Features):
             raise DriverError(f"{name} cannot be read ({error})") from None
 
 
+def _let_go(device: viva.Camera, stream: viva.FrameStream | None) -> None:
+    if stream is not None:
+        with contextlib.suppress(viva.GenicamError):
+            stream.__exit__(None, None, None)
+    with contextlib.suppress(viva.GenicamError):
+        device.close()
+
+
 def attached() -> list[Attached]:
     """Every GigE Vision camera that answers on this machine's networks. Raises DriverError."""
     found = []
-    for device, who in _discover():
+    for device, who in _neighbourhood.look():
         try:
             busy: bool | None = gvcp.read_register(device.ip, gvcp.CONTROL_PRIVILEGE) != 0
         except DriverError:
@@ -235,13 +243,31 @@ def attached() -> list[Attached]:
     return found
 
 
-def _discover() -> list[tuple[viva.GigeDeviceInfo, gvcp.Identity]]:
-    """Cameras that answer, with who they are; a camera that does not say who it is is left out."""
-    with _discovering:
-        try:
-            devices = viva.discover(timeout_ms=_DISCOVERY_MS, all=True)
-        except viva.GenicamError as error:
-            raise DriverError(f"no network can be searched for GigE Vision cameras ({error})") from None
+class _Neighbourhood:
+    """The cameras that answer. One question at a time goes out; its answer is for all who waited when it was asked."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = -math.inf
+        self._found: _Found = []
+
+    def look(self) -> _Found:
+        """Raises DriverError."""
+        came = time.monotonic()
+        with self._lock:
+            if self._asked < came:
+                asked = time.monotonic()
+                self._found = _ask_around()
+                self._asked = asked
+            return self._found
+
+
+def _ask_around() -> _Found:
+    """Cameras with who they are; one that does not say who it is is left out."""
+    try:
+        devices = viva.discover(timeout_ms=_DISCOVERY_MS, all=True)
+    except viva.GenicamError as error:
+        raise DriverError(f"no network can be searched for GigE Vision cameras ({error})") from None
     found = []
     for device in devices:
         with contextlib.suppress(DriverError):
@@ -250,6 +276,9 @@ def _discover() -> list[tuple[viva.GigeDeviceInfo, gvcp.Identity]]:
             names = who.vendor or device.manufacturer or "", who.model or device.model or "", who.serial or device.mac
             found.append((device, replace(who, vendor=names[0], model=names[1], serial=names[2])))
     return found
+
+
+_neighbourhood = _Neighbourhood()
 
 
 def _damage(frame: viva.Frame) -> str:

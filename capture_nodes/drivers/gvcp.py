@@ -74,8 +74,8 @@ class ActionSender:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
 
-    def send(self) -> None:
-        """One action, now."""
+    def send(self, trigger: int = 0) -> None:
+        """One action, now. The command has no room for the trigger's number."""
         self._number = self._number % 0xFFFF + 1  # request id 0 is not allowed
         try:
             self._socket.sendto(action_command(*self._keys, self._number), (self._address, PORT))

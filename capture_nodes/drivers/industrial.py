@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from capture_nodes.drivers.counters import BlockCounter
 from capture_nodes.drivers.device_clock import DeviceClock
 from capture_nodes.drivers.features import Features, IndustrialOptions, apply, converter
 from capture_nodes.drivers.gvcp import ActionSender
-from capture_nodes.drivers.metronome import Metronome
+from capture_nodes.drivers.metronome import Metronome, SoftwareTrigger
 from protocol.rig import CameraConfig, Rig
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 _ASK_EVERY_S = 1.0  # is the camera still there?
 _SILENT_S = 3.0  # so long without a picture is too long for a camera that runs by itself
 _SILENT_PERIODS = 10
-_TRIGGER_LOST_S = 1.0  # a software trigger that brought no picture in this time never will
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,7 @@ class IndustrialDriver(Driver):
         self._converter: RawConverter | None = None
         self._metronome: Metronome | None = None
         self._actions: ActionSender | None = None
-        self._fired: tuple[int, int, int] | None = None  # trigger, when (node clock), one standard deviation of it
-        self._firing = threading.Lock()
+        self._software: SoftwareTrigger | None = None
         self._heard = self._asked = 0.0
         self._what = ""
 
@@ -105,15 +103,15 @@ class IndustrialDriver(Driver):
         self._what = f"{self.describe(features)}, {size} {pixel_format}, trigger {self.options.trigger}"
         self._blocks.restart()
         self._clock = self._new_clock()
-        self._fired = None
         self.start()
         self._heard = self._asked = time.monotonic()
-        if self.options.trigger == "software" or self.options.action_send:
-            if self.options.action_send:
-                keys = self.options.action_device_key, self.options.action_group_key, self.options.action_group_mask
-                self._actions = ActionSender(self.options.action_address, *keys)
-            self._metronome = Metronome(self.fps, self._beat, f"{self.id}-trigger")
-            self._metronome.start()
+        if self.options.trigger == "software":
+            self._software = SoftwareTrigger(self.fire)
+            self._beat_with(self._software.beat)
+        elif self.options.action_send:
+            keys = self.options.action_device_key, self.options.action_group_key, self.options.action_group_mask
+            self._actions = ActionSender(self.options.action_address, *keys)
+            self._beat_with(self._actions.send)
 
     def next_frame(self, timeout_s: float) -> Captured | None:
         """The next whole picture. Raises DriverError for one with holes, CameraLost for a camera that is gone."""
@@ -129,12 +127,13 @@ class IndustrialDriver(Driver):
         if note := self._clock.take_note():
             log.warning("camera %s: %s", self.id, note)
         node_ns, sigma_ns = exposure.node_ns, exposure.sigma_ns
-        if self.options.trigger == "software":
-            fired = self._answered()
-            if fired is None:  # an answer to a trigger that was given up
+        if self._software is not None:
+            fired, skipped = self._software.answered()
+            self.missed += skipped
+            if fired is None:
                 self.missed += 1
                 return None
-            trigger, node_ns, sigma_ns = fired
+            trigger, node_ns, sigma_ns = fired.trigger, fired.node_ns, fired.sigma_ns
         else:
             self.missed += skipped
         if raw.damage:
@@ -146,7 +145,7 @@ class IndustrialDriver(Driver):
         """Stop triggers first, so that nothing talks to a camera that is closed."""
         if self._metronome is not None:
             self._metronome.stop()
-            self._metronome = None
+            self._metronome = self._software = None
         if self._actions is not None:
             self._actions.close()
             self._actions = None
@@ -160,25 +159,9 @@ class IndustrialDriver(Driver):
             self._converter = converter(raw.pixel_format, self.options, self._wrong)
         return self._converter.rgb(raw.data, raw.width, raw.height, raw.padding)
 
-    def _beat(self, trigger: int) -> None:
-        """One trigger is due (metronome's thread). The camera gets one at a time, so each picture has its own."""
-        if self._actions is not None:
-            self._actions.send()
-            return
-        with self._firing:
-            before = time.time_ns()
-            if self._fired is not None and before - self._fired[1] < _TRIGGER_LOST_S * 1e9:
-                self.missed += 1
-                return
-            self._fired = (trigger, before, 0)
-            self.fire()
-            half = (time.time_ns() - before) // 2  # it acts between the question and the answer
-            self._fired = (trigger, before + half, max(1, half))
-
-    def _answered(self) -> tuple[int, int, int] | None:
-        with self._firing:
-            fired, self._fired = self._fired, None
-        return fired
+    def _beat_with(self, beat: Callable[[int], None]) -> None:
+        self._metronome = Metronome(self.fps, beat, f"{self.id}-trigger")
+        self._metronome.start()
 
     def _check(self, silent: bool) -> None:
         """Once a second: is the camera there, and ours? One that runs by itself must not be silent for long."""
