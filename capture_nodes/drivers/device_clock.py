@@ -145,6 +145,8 @@ class DeviceClock:
             if offset >= self._buckets[-1][1]:
                 return
             self._buckets[-1] = (device_ns, offset)
+            if self._line is not None and offset >= self._offset_at(device_ns):
+                return  # the line stays below all points; how near, is looked at with the next bucket
         else:
             self._buckets.append((device_ns, offset))
         self._line = _line_below(list(self._buckets))

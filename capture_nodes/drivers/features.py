@@ -113,12 +113,7 @@ def apply(features: Features, options: IndustrialOptions, fps: float, wrong: Wro
     if options.user_set:
         write(features, "user_set", ("UserSetSelector",), options.user_set, wrong)
         features.execute("UserSetLoad")
-    for selector in _offered(features, "TriggerSelector"):
-        features.set("TriggerSelector", selector)
-        if features.kind(
-            "TriggerMode"
-        ):  # else the camera may refuse what follows, or wait for a line that is not wired
-            features.set("TriggerMode", "Off")
+    _triggers_off(features)
     if options.pixel_format:
         write(features, "pixel_format", ("PixelFormat",), options.pixel_format, wrong)
     _region(features, options, wrong)
@@ -190,6 +185,18 @@ def _write_number(features: Features, key: str, name: str, value: Any, wrong: Wr
         features.set(name, int(value))
     else:
         features.set(name, float(value))
+
+
+def _triggers_off(features: Features) -> None:
+    """Else the camera may refuse what follows, or wait for a line that is not wired."""
+    for selector in _offered(features, "TriggerSelector"):
+        features.set("TriggerSelector", selector)
+        if features.kind("TriggerMode"):
+            try:
+                features.set("TriggerMode", "Off")
+            except DriverError:
+                if features.get("TriggerMode") != "Off":  # of some triggers it can only be read
+                    raise
 
 
 def _region(features: Features, options: IndustrialOptions, wrong: Wrong) -> None:

@@ -145,3 +145,16 @@ def test_options_that_are_not_given_are_not_numbers():
 def test_a_number_is_a_number(value):
     with pytest.raises(DriverError, match="Gamma of this camera is a number"):
         write(Camera(Gamma=(1.0, 0.0, 4.0)), "gamma", ("Gamma",), value, wrong)
+
+
+def test_a_trigger_that_cannot_be_switched_off_must_be_off():
+    class Fixed(Camera):
+        def set(self, name, value):
+            if (name, value) == ("TriggerMode", "Off"):
+                raise DriverError("TriggerMode is refused by the camera")
+            super().set(name, value)
+
+    off = {**TRIGGER, "TriggerMode": ("Off", ["Off", "On"])}
+    assert ("TriggerMode", "Off") not in written(Fixed(**RATE, **off))
+    with pytest.raises(DriverError, match="TriggerMode is refused"):
+        written(Fixed(**RATE, **TRIGGER))
