@@ -318,6 +318,27 @@ def version(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
+def cameras(
+    rig: Annotated[
+        Path | None, typer.Argument(metavar="[RIG]", help="say which of this rig's cameras they are")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Which cameras are attached to this machine: driver, serial number, model, address, in use or free."""
+    from launch.cameras import look, rows, table
+    from protocol.rig import load_rig
+
+    loaded = load_rig(rig) if rig else None
+    listing = look()
+    found = rows(listing, loaded)
+    print(
+        json.dumps({"cameras": found, "not_searched": listing.not_searched})
+        if as_json
+        else table(found, listing, loaded)
+    )
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="a training configuration, such as lite.toml")],
 ) -> None:

@@ -34,6 +34,20 @@ class Captured:
     node_ns: int  # time.time_ns at exposure, as well as can be told
     width: int
     height: int
+    node_sigma_ns: int = 0  # one standard deviation of node_ns; 0: as good as the node's own clock
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A camera that a driver sees on this machine. Texts are empty where nothing is known."""
+
+    driver: str
+    serial: str  # what the rig file calls ``serial``
+    vendor: str = ""
+    model: str = ""
+    address: str = ""  # IP address, device file, or the SDK's name
+    firmware: str = ""
+    busy: bool | None = None  # some program has it open; None: cannot be told
 
 
 class Driver(ABC):

@@ -6,19 +6,17 @@ which picture belongs to which trigger, whenever each was started. JPEGs pass th
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from capture_nodes.drivers.base import Captured, Driver, DriverError, options_error, parse_options
+from capture_nodes.drivers.schedule import Schedule
 from capture_nodes.encode import EncodeError, jpeg_size
 from protocol.capture_folder import CaptureFolder
 from protocol.rig import CameraConfig, Rig
 from protocol.table import limited
-
-_STEPPED_BACK_S = 1.0  # a clock set back by more than this is a new schedule, not a long wait
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,11 @@ class ReplayDriver(Driver):
             key = "camera" if options.camera else "capture"
             names = ", ".join(self._folder.calibration.names)
             raise options_error(camera, rig, key, f"{self._folder.root} has no camera {self._camera!r}; it has {names}")
-        self._loop = options.loop
-        self._fps = options.fps or rig.fps
-        self._first = round(options.start * self._fps)  # trigger of the first picture
-        self._next: int | None = None  # trigger to be played next
+        fps = options.fps or rig.fps
+        count = None if options.loop else len(self._folder.frames)
+        self._schedule = Schedule(fps, round(options.start * fps), count, now_ns=now_ns, sleep=sleep)
         self._pictures: dict[str, tuple[bytes, int, int]] = {}
         self._room = int(options.cache_mb * 2**20)
-        self._now_ns, self._sleep = now_ns, sleep
 
     def open(self) -> None:
         """Nothing to do: the folder was opened when this was made, and the schedule is the clock's."""
@@ -75,52 +71,21 @@ class ReplayDriver(Driver):
 
         Raises DriverError when the picture cannot be read.
         """
-        trigger = self._wait(timeout_s)
+        trigger = self._schedule.wait(timeout_s)
+        self.missed, self.finished = self._schedule.missed, self._schedule.finished
         if trigger is None:
             return None
-        self._next = trigger + 1
         frames = self._folder.frames
-        jpeg, width, height = self._read(frames[(trigger - self._first) % len(frames)])
-        exposed = self._time_of(trigger)
+        jpeg, width, height = self._read(frames[(trigger - self._schedule.first) % len(frames)])
+        exposed = self._schedule.time_of(trigger)
         return Captured(jpeg, None, trigger, exposed, exposed, width, height)
 
     def close(self) -> None:
         """Nothing to do: no file is held open."""
 
     def __str__(self) -> str:
-        return f"replay of {self._folder.root} {self._camera}, {len(self._folder.frames)} pictures at {self._fps:g} fps"
-
-    def _wait(self, timeout_s: float) -> int | None:
-        """Until the next trigger is due: that trigger, or None when the time is over or the play is."""
-        now = self._now_ns()
-        current = math.floor(now * self._fps / 1e9)  # the last trigger whose time has come
-        upcoming = max(self._first, current + 1)
-        if self._next is None:
-            self._next = upcoming if self._loop else self._first
-        elif self._next - upcoming > 1 + _STEPPED_BACK_S * self._fps:
-            self._next = upcoming
-        if current > self._next:
-            last = current if self._loop else min(current, self._last + 1)
-            self.missed += last - self._next
-            self._next = last
-        if not self._loop and self._next > self._last:
-            self.finished = True
-            return None
-        wait = (self._time_of(self._next) - now) / 1e9
-        if wait > timeout_s:
-            self._sleep(timeout_s)
-            return None
-        if wait > 0:
-            self._sleep(wait)
-        return self._next
-
-    @property
-    def _last(self) -> int:
-        return self._first + len(self._folder.frames) - 1
-
-    def _time_of(self, trigger: int) -> int:
-        """Scheduled exposure, Unix nanoseconds."""
-        return round(trigger * 1e9 / self._fps)
+        pictures = f"{len(self._folder.frames)} pictures at {self._schedule.fps:g} fps"
+        return f"replay of {self._folder.root} {self._camera}, {pictures}"
 
     def _read(self, frame: str) -> tuple[bytes, int, int]:
         picture = self._pictures.get(frame)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +37,9 @@ from protocol.messages import (
 )
 from protocol.rig import Rig, parse_rig
 from protocol.wire import WireError, bound_port, control_router, data_router
+
+sys.path.insert(0, str(Path(__file__).parent))  # for ``camera_doubles``
+os.environ.setdefault("PYLON_CAMEMU", "2")  # two emulated Basler cameras; pypylon looks when it is imported
 
 DEADLINE_S = 10.0
 
