@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from capture_nodes.outbox import Waiting
 from capture_nodes.spool_file import SUFFIX, SpoolWriter, file_name, parse_file_name
 from protocol.clock import UNKNOWN_SIGMA_NS
-from protocol.messages import Frame, FrameHeader, Lost, SpoolReport
+from protocol.messages import Frame, FrameHeader, Lost, MessageError, SpoolReport
 from protocol.rig import SpoolConfig
 
 log = logging.getLogger(__name__)
@@ -334,6 +334,8 @@ class Spool:
                 file.writer.lost(run.first, run.last, run.text)
                 del file.runs[0]
             write(file.writer)
+        except MessageError as error:
+            return f"its header cannot be written: {error}"[:90]
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             self._block("the node's disk was full" if full else f"the node's disk failed ({error.strerror})")

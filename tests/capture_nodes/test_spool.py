@@ -151,6 +151,17 @@ def test_pictures_that_nobody_read_are_written_down(make):
     assert lost[:2] == (1, 3) and lost[2].startswith("the node was too slow to read it at ")
 
 
+def test_a_picture_that_cannot_be_written_down_is_lost_and_the_next_is_not(make):
+    spool = make()
+    spool.begin("t_001", 0)
+    spool.put(waiting(0))
+    spool.put(Waiting("a", 1, Captured(b"", None, -5, 0, 10 * MS, 6, 4), b"x"))
+    spool.put(waiting(2))
+    finish(spool)
+    assert index(spool).held() == ((0, 0), (2, 2))
+    assert "trigger is -5" in index(spool).lost[0][2]
+
+
 class Stalled(SpoolWriter):
     go = threading.Event()
 
