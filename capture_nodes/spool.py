@@ -34,6 +34,8 @@ _LOOK_BYTES = 64 << 20
 _SHORT_MINUTES = 5.0  # less room for a take than this is worth a warning
 _FRESH_S = 10.0  # for how long a lost picture is a fault
 _CLOSE_S = 5.0  # how long a slow disk may hold up the node's end
+_MISSES = 256  # that are remembered for a take of which the node hears late
+_UNREAD = "the node was too slow to read it"
 RELEASED = ".released"  # beside a take's files: the server has what this node holds of it
 
 
@@ -160,6 +162,7 @@ class Spool:
         self._waiting = 0  # bytes of pictures in the queue
         self._clock = (0, UNKNOWN_SIGMA_NS)
         self._pre_roll = PreRoll(int(config.preroll_mb * 2**20))
+        self._misses: deque[tuple[int, str, int, int]] = deque(maxlen=_MISSES)  # when, camera, first, last
         self._take: _Take | None = None
         self._open: set[str] = set()  # takes whose last record is not on the disk
         self._unwritten: dict[tuple[str, str], list[Lost]] = {}  # losses that could not even be written down
@@ -208,12 +211,13 @@ class Spool:
         """Pictures of these sequences were taken by the camera and read by nobody."""
         with self._ready:
             take = self._take
+            self._misses.append((time.time_ns(), camera, first, last))
             if take is None:
                 return
             if camera in take.pending:  # the queue is full, and must not fill with losses
                 take.pending[camera] = (take.pending[camera][0], last)
             else:
-                self._queue.append(_Lose(take.name, camera, first, last, "the node was too slow to read it"))
+                self._queue.append(_Lose(take.name, camera, first, last, _UNREAD))
                 self._ready.notify()
 
     def begin(self, take: str, start_ns: int) -> None:
@@ -227,6 +231,9 @@ class Spool:
             self._open.add(take)
             for picture in self._pre_roll.since(start_ns, *self._clock):
                 self._keep(self._take, picture)
+            for at_ns, camera, first, last in self._misses:
+                if at_ns + self._clock[0] >= start_ns:
+                    self._queue.append(_Lose(take, camera, first, last, _UNREAD))
             self._looked_at = -1e9  # look at the disk now
             self._ready.notify()
 

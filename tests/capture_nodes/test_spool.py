@@ -162,6 +162,20 @@ def test_a_picture_that_cannot_be_written_down_is_lost_and_the_next_is_not(make)
     assert "trigger is -5" in index(spool).lost[0][2]
 
 
+def test_pictures_missed_before_the_take_was_heard_of_are_written_down_if_they_are_its(make):
+    spool = make()
+    spool.missed("a", 0, 1)
+    time.sleep(0.002)
+    start = time.time_ns()
+    spool.missed("a", 2, 3)
+    now = time.time_ns()
+    spool.put(Waiting("a", 4, Captured(b"", None, 4, now, now, 6, 4), b"x"))
+    spool.begin("t_001", start)
+    spool.close()
+    assert index(spool).held() == ((4, 4),)
+    assert [(first, last) for first, last, _ in index(spool).lost] == [(2, 3)]
+
+
 class Stalled(SpoolWriter):
     go = threading.Event()
 
