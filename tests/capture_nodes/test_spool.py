@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from capture_nodes.drivers.base import Captured
 from capture_nodes.outbox import Waiting
-from capture_nodes.spool import Picture, PreRoll, Spool, delete_take, room_fault, short_of_room, take_files
+from capture_nodes.preroll import Picture, PreRoll
+from capture_nodes.spool import Spool
 from capture_nodes.spool_file import SpoolWriter, file_name, read_index
+from capture_nodes.spool_folder import delete_take, room_fault, short_of_room, take_files
 from protocol.rig import SpoolConfig
 
 MS = 10**6
