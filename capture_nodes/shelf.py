@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from capture_nodes.spool import RELEASED, Spool, delete_take, take_files
+from capture_nodes.spool import Spool
 from capture_nodes.spool_file import Entry, Index, SpoolError, file_name, read_index, read_picture
+from capture_nodes.spool_folder import RELEASED, delete_take, take_files
 from protocol.clock import UNKNOWN_SIGMA_NS
 from protocol.frame_record import split_frame_record
 from protocol.messages import (

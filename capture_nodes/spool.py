@@ -8,7 +8,6 @@ kept is written down as lost, with the reason; the live stream knows nothing of 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import shutil
@@ -21,9 +20,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from capture_nodes.outbox import Waiting
-from capture_nodes.spool_file import SUFFIX, SpoolWriter, file_name, parse_file_name
+from capture_nodes.preroll import Picture, PreRoll
+from capture_nodes.spool_file import SpoolWriter, file_name
+from capture_nodes.spool_folder import RELEASED, delete_take, existing, folder_bytes, room_fault, short_of_room
 from protocol.clock import UNKNOWN_SIGMA_NS
-from protocol.messages import Frame, FrameHeader, Lost, SpoolReport
+from protocol.messages import Frame, FrameHeader, Lost, MessageError, SpoolReport
 from protocol.rig import SpoolConfig
 
 log = logging.getLogger(__name__)
@@ -31,60 +32,10 @@ log = logging.getLogger(__name__)
 _POST_ROLL_S = 2.0  # after a take's end was heard: how long a camera may take to deliver its last pictures
 _LOOK_S = 2.0  # between two looks at the disk's room
 _LOOK_BYTES = 64 << 20
-_SHORT_MINUTES = 5.0  # less room for a take than this is worth a warning
 _FRESH_S = 10.0  # for how long a lost picture is a fault
 _CLOSE_S = 5.0  # how long a slow disk may hold up the node's end
-RELEASED = ".released"  # beside a take's files: the server has what this node holds of it
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One encoded picture and what was known of the clock when it came."""
-
-    waiting: Waiting
-    offset_ns: int
-    sigma_ns: int
-
-    @property
-    def capture_ns(self) -> int:
-        """Exposure on the server's clock."""
-        return self.waiting.captured.node_ns + self.offset_ns
-
-    @property
-    def timed(self) -> bool:
-        """Whether the server's clock was known at all."""
-        return self.sigma_ns < UNKNOWN_SIGMA_NS
-
-
-class PreRoll:
-    """The newest pictures of all cameras, bounded in bytes; the oldest goes first."""
-
-    def __init__(self, max_bytes: int):
-        self._pictures: deque[Picture] = deque()
-        self._max_bytes = max_bytes
-        self.bytes = 0
-
-    def add(self, picture: Picture) -> None:
-        """Keep it, and let go of the oldest beyond the bound."""
-        self._pictures.append(picture)
-        self.bytes += len(picture.waiting.jpeg)
-        while self.bytes > self._max_bytes:
-            self.bytes -= len(self._pictures.popleft().waiting.jpeg)
-
-    def since(self, start_ns: int, offset_ns: int, sigma_ns: int) -> list[Picture]:
-        """Those exposed at a moment of the server's clock or later.
-
-        Pictures from before the clock was known are timed by what is known now; while nothing is, all are taken.
-        """
-        timed = [p if p.timed else Picture(p.waiting, offset_ns, sigma_ns) for p in self._pictures]
-        return [picture for picture in timed if not picture.timed or picture.capture_ns >= start_ns]
-
-    def bytes_a_second(self) -> float:
-        """The rate at which pictures come; 0 where too few have come to tell."""
-        if len(self._pictures) < 2:
-            return 0.0
-        span_ns = self._pictures[-1].waiting.captured.node_ns - self._pictures[0].waiting.captured.node_ns
-        return self.bytes * 1e9 / span_ns if span_ns > 0 else 0.0
+_MISSES = 256  # that are remembered for a take of which the node hears late
+_UNREAD = "the node was too slow to read it"
 
 
 @dataclass
@@ -160,6 +111,7 @@ class Spool:
         self._waiting = 0  # bytes of pictures in the queue
         self._clock = (0, UNKNOWN_SIGMA_NS)
         self._pre_roll = PreRoll(int(config.preroll_mb * 2**20))
+        self._misses: deque[tuple[int, str, int, int]] = deque(maxlen=_MISSES)  # when, camera, first, last
         self._take: _Take | None = None
         self._open: set[str] = set()  # takes whose last record is not on the disk
         self._unwritten: dict[tuple[str, str], list[Lost]] = {}  # losses that could not even be written down
@@ -208,12 +160,13 @@ class Spool:
         """Pictures of these sequences were taken by the camera and read by nobody."""
         with self._ready:
             take = self._take
+            self._misses.append((time.time_ns(), camera, first, last))
             if take is None:
                 return
             if camera in take.pending:  # the queue is full, and must not fill with losses
                 take.pending[camera] = (take.pending[camera][0], last)
             else:
-                self._queue.append(_Lose(take.name, camera, first, last, "the node was too slow to read it"))
+                self._queue.append(_Lose(take.name, camera, first, last, _UNREAD))
                 self._ready.notify()
 
     def begin(self, take: str, start_ns: int) -> None:
@@ -227,6 +180,9 @@ class Spool:
             self._open.add(take)
             for picture in self._pre_roll.since(start_ns, *self._clock):
                 self._keep(self._take, picture)
+            for at_ns, camera, first, last in self._misses:
+                if at_ns + self._clock[0] >= start_ns:
+                    self._queue.append(_Lose(take, camera, first, last, _UNREAD))
             self._looked_at = -1e9  # look at the disk now
             self._ready.notify()
 
@@ -334,6 +290,8 @@ class Spool:
                 file.writer.lost(run.first, run.last, run.text)
                 del file.runs[0]
             write(file.writer)
+        except MessageError as error:
+            return f"its header cannot be written: {error}"[:90]
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             self._block("the node's disk was full" if full else f"the node's disk failed ({error.strerror})")
@@ -405,10 +363,10 @@ class Spool:
             return
         self._looked_at, self._looked_bytes = now, 0
         try:
-            free, used = self._disk_free(_existing(self.folder)), folder_bytes(self.folder)
+            free, used = self._disk_free(existing(self.folder)), folder_bytes(self.folder)
             cause = room_fault(free, used, self._config)
             while cause and self._drop_released():
-                free, used = self._disk_free(_existing(self.folder)), folder_bytes(self.folder)
+                free, used = self._disk_free(existing(self.folder)), folder_bytes(self.folder)
                 cause = room_fault(free, used, self._config)
         except OSError as error:
             free, used, cause = 0, 0, f"the spool's folder cannot be looked at ({error.strerror})"
@@ -434,53 +392,3 @@ class Spool:
             log.info("node %s: spool: take %s makes room, as the server has it", self._node, mark.parent.name)
             delete_take(mark.parent, self._cameras, self._node)
         return bool(marks)
-
-
-def room_fault(free: int, used: int, config: SpoolConfig) -> str:
-    """Why no more may be written; empty when it may. free: bytes on the disk; used: bytes of the spool."""
-    if free < config.min_free_bytes:
-        return f"less than {config.min_free_gb:g} GB free (spool.min_free_gb)"
-    if used > config.max_bytes:
-        return f"the spool holds {config.max_gb:g} GB (spool.max_gb)"
-    return ""
-
-
-def short_of_room(free: int, used: int, bytes_a_second: float, config: SpoolConfig) -> str:
-    """A line when a take would not go on for a few minutes; empty when it would, or nothing is known of the rate."""
-    room = min(free - config.min_free_bytes, config.max_bytes - used)
-    if bytes_a_second <= 0 or room >= bytes_a_second * 60 * _SHORT_MINUTES:
-        return ""
-    return f"room for {room / bytes_a_second / 60:.1f} minutes of recording, {room / 1e9:.1f} GB; free some"
-
-
-def folder_bytes(folder: Path) -> int:
-    """Bytes of every spool file below the folder."""
-    total = 0
-    for path in folder.glob(f"*/*{SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # another node of this machine has just deleted it
-            total += path.stat().st_size
-    return total
-
-
-def take_files(folder: Path, cameras: Iterable[str]) -> list[tuple[Path, str, int]]:
-    """Files that these cameras have in a take's folder, with camera and incarnation; the oldest of a camera first."""
-    own = set(cameras)
-    found = [(path, parsed) for path in folder.glob(f"*{SUFFIX}") if (parsed := parse_file_name(path.name))]
-    files = [(path, camera, incarnation) for path, (camera, incarnation) in found if camera in own]
-    return sorted(files, key=lambda file: file[1:])
-
-
-def delete_take(folder: Path, cameras: Iterable[str], node: str) -> None:
-    """Delete what a node keeps of a take; the folder goes with the last node's files. Raises OSError."""
-    for path, _, _ in take_files(folder, cameras):
-        path.unlink(missing_ok=True)
-    (folder / f"{node}{RELEASED}").unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # files of other nodes of this machine
-        folder.rmdir()
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder

@@ -287,6 +287,7 @@ def save_rig(rig: Rig, path: str | Path) -> None:
             plain = replace(plain, takes=rig.root / plain.takes)
         if name == "spool":
             plain = replace(plain, folder=rig.root / plain.folder)
+            section = replace(section, folder=rig.root / section.folder)  # of a rig that was made and not read
         if name == "normals" and section.weights:
             section = replace(section, weights=Path(section.weights))
         values = [(f.name, getattr(section, f.name)) for f in fields(section)]

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -473,8 +474,8 @@ def test_a_released_take_is_deleted(make_rig, make_server, running, stepped, jpe
 def test_a_take_goes_on_without_a_server_for_a_while_and_then_ends(
     make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
 ):
-    server = make_server(make_rig(wire=WIRE, spool={"min_free_gb": 0, "alone_minutes": 0.1}))
-    with running(stepped(server.rig)):
+    server = make_server(make_rig(wire=WIRE, spool={"min_free_gb": 0}))
+    with running(stepped(replace(server.rig, spool=replace(server.rig.spool, alone_minutes=0.01)))):
         server.until(lambda: server.reports)
         server.say(server.control, b"pc1", Record(True, "a_003", time.time_ns()))
         server.until(lambda: server.reports[-1].take == "a_003")

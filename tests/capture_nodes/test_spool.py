@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from capture_nodes.drivers.base import Captured
 from capture_nodes.outbox import Waiting
-from capture_nodes.spool import Picture, PreRoll, Spool, delete_take, room_fault, short_of_room, take_files
+from capture_nodes.preroll import Picture, PreRoll
+from capture_nodes.spool import Spool
 from capture_nodes.spool_file import SpoolWriter, file_name, read_index
+from capture_nodes.spool_folder import delete_take, room_fault, short_of_room, take_files
 from protocol.rig import SpoolConfig
 
 MS = 10**6
@@ -149,6 +151,31 @@ def test_pictures_that_nobody_read_are_written_down(make):
     assert index(spool).held() == ((0, 0), (4, 4))
     (lost,) = index(spool).lost
     assert lost[:2] == (1, 3) and lost[2].startswith("the node was too slow to read it at ")
+
+
+def test_a_picture_that_cannot_be_written_down_is_lost_and_the_next_is_not(make):
+    spool = make()
+    spool.begin("t_001", 0)
+    spool.put(waiting(0))
+    spool.put(Waiting("a", 1, Captured(b"", None, -5, 0, 10 * MS, 6, 4), b"x"))
+    spool.put(waiting(2))
+    finish(spool)
+    assert index(spool).held() == ((0, 0), (2, 2))
+    assert "trigger is -5" in index(spool).lost[0][2]
+
+
+def test_pictures_missed_before_the_take_was_heard_of_are_written_down_if_they_are_its(make):
+    spool = make()
+    spool.missed("a", 0, 1)
+    time.sleep(0.002)
+    start = time.time_ns()
+    spool.missed("a", 2, 3)
+    now = time.time_ns()
+    spool.put(Waiting("a", 4, Captured(b"", None, 4, now, now, 6, 4), b"x"))
+    spool.begin("t_001", start)
+    spool.close()
+    assert index(spool).held() == ((4, 4),)
+    assert [(first, last) for first, last, _ in index(spool).lost] == [(2, 3)]
 
 
 class Stalled(SpoolWriter):

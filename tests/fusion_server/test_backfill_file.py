@@ -59,7 +59,7 @@ def test_what_was_written_goes_on_after_any_interruption(take):
     whole = path.stat().st_size
     add(take, [("cam0", 7)], finish=False)
     record = path.stat().st_size - whole
-    for cut in range(1, record):
+    for cut in [1, 8, 9, 10, 40, record // 2, record - 1]:
         os.truncate(path, whole + cut)
         add(take, [("cam1", 6)], finish=False)
         assert (sequences(take, "cam0"), sequences(take, "cam1")) == ([*range(7)], [*range(7)])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.rig import RigError, is_loopback, load_rig, parse_rig, save_rig
+from protocol.rig import CameraConfig, Rig, RigError, is_loopback, load_rig, parse_rig, save_rig
 from protocol.table import limited, parse_table
 
 CAMERA = {"id": "cam00", "node": "pc1", "driver": "replay"}
@@ -38,6 +38,13 @@ def test_nodes_and_their_cameras():
     assert rig.camera_ids == ("cam0", "cam1", "cam2")
     with pytest.raises(RigError, match="'studio' has node 'c'; its nodes are b, a"):
         rig.cameras_of("c")
+
+
+def test_the_spool_of_a_rig_that_was_made_lies_beside_its_file(tmp_path):
+    calibration, cameras = tmp_path / "cameras.json", (CameraConfig("cam0", "pc0", "replay"),)
+    save_rig(Rig("made", tmp_path, calibration, cameras), tmp_path / "rig.toml")
+    assert load_rig(tmp_path / "rig.toml").spool.folder == tmp_path / "spool"
+    assert "[spool]" not in (tmp_path / "rig.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
