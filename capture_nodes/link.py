@@ -128,7 +128,6 @@ class Link:
         log.info("node %s: looking for the server at %s", self._node, self._rig.server.host)
         while not stop.is_set():
             self._speak(time.monotonic())
-            self._watch_clock()
             last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
             self._send_answers(time.monotonic())
@@ -147,6 +146,7 @@ class Link:
 
     def _speak(self, now: float) -> None:
         """Whatever is due: Hello, ClockRequest, Report."""
+        self._watch_clock()
         control, data = self._hail[self._control], self._hail[self._data]
         if control.welcomed and now - self._heard_at >= _QUIET_S:
             log.warning("node %s: the server is silent; announcing again", self._node)
@@ -187,7 +187,7 @@ class Link:
         return self._clock.state(self._now_ns())
 
     def _watch_clock(self) -> None:
-        """Right before frames leave: somebody may have set this machine's clock."""
+        """Somebody may have set this machine's clock; asked before each frame leaves."""
         step = self._clock.look(time.monotonic_ns(), self._now_ns(), time.monotonic_ns())
         if step:
             log.warning("node %s: this machine's clock was set by %+.3f s while it ran", self._node, step / 1e9)
@@ -249,6 +249,7 @@ class Link:
 
     def _frame(self, waiting: Waiting) -> Frame:
         """The frame as it leaves, with what is known by now of the clock's offset at its exposure."""
+        self._watch_clock()
         captured = waiting.captured
         header = FrameHeader(
             camera=waiting.camera,

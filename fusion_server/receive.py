@@ -187,10 +187,14 @@ class Receiver:
         dropped by the node, lost or refused): since the server started. captured, dropped (unsent for want of credit),
         errors: as the node reports, since it started; captured_fps: in its last second, None before. offset_ns (server
         clock minus node clock), offset_sigma_ns and age_s (since the last frame): None before the first frame.
+        drift_ppm: of its node's clock as reported last, None before.
         """
         now = time.monotonic()
         with self._lock:
-            return {name: _camera_statistics(camera, now) for name, camera in self._cameras.items()}
+            return {
+                name: _camera_statistics(camera, self._nodes[camera.node].clock, now)
+                for name, camera in self._cameras.items()
+            }
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         """Each node at this moment, as plain values; may be called from any thread.
@@ -463,7 +467,7 @@ def _node_statistics(node: _Node, now: float) -> dict[str, Any]:
     }
 
 
-def _camera_statistics(camera: _Camera, now: float) -> dict[str, Any]:
+def _camera_statistics(camera: _Camera, clock: ClockReport | None, now: float) -> dict[str, Any]:
     while camera.arrivals and camera.arrivals[0] < now - _RATE_WINDOW_S:
         camera.arrivals.popleft()
     header, report = camera.header, camera.report
@@ -479,5 +483,6 @@ def _camera_statistics(camera: _Camera, now: float) -> dict[str, Any]:
         "errors": report.errors if report else 0,
         "offset_ns": header.offset_ns if header else None,
         "offset_sigma_ns": header.offset_sigma_ns if header else None,
+        "drift_ppm": clock.drift_ppm if clock else None,
         "age_s": _age(camera.seen, now),
     }

@@ -65,7 +65,7 @@ class Timing:
         self._limit_ns = (rig.sync.alarm_ms or rig.sync.tolerance_ms) * 1e6
         self._cameras = {camera.id: _CameraTime() for camera in rig.cameras}
         self._nodes = {name: _NodeTime() for name in rig.nodes}
-        self._sets: deque[tuple[float, int, tuple[str, ...]]] = deque(maxlen=8192)  # when, spread, missing
+        self._sets: deque[tuple[float, int | None, tuple[str, ...]]] = deque(maxlen=8192)  # when, spread, missing
         self.alarms = Alarms()
 
     def frame(self, frame: Frame, wall_ns: int) -> None:
@@ -81,8 +81,10 @@ class Timing:
         camera.untriggered |= header.trigger is None
 
     def frame_set(self, frame_set: FrameSet, now_s: float) -> None:
-        """A set has left the synchroniser."""
-        self._sets.append((now_s, frame_set.spread_ns, frame_set.missing))
+        """A set has left the synchroniser. Its spread counts where the clocks were known well enough to tell."""
+        sigma_ns = max((frame.header.offset_sigma_ns for frame in frame_set.frames.values()), default=0)
+        spread_ns = frame_set.spread_ns if 2 * sigma_ns <= self._limit_ns else None
+        self._sets.append((now_s, spread_ns, frame_set.missing))
 
     def update(
         self,
@@ -123,9 +125,9 @@ class Timing:
 
     def spread_ms(self) -> dict[str, float | None]:
         """median, p99 and last of the spread within sets over the last seconds; None before the first set."""
-        if not self._sets:
+        values = np.array(self._spreads()) * 1e-6
+        if not len(values):
             return {"median": None, "p99": None, "last": None}
-        values = np.array([spread for _, spread, _ in self._sets]) * 1e-6
         median, p99 = np.quantile(values, (0.5, 0.99))
         return {"median": float(median), "p99": float(p99), "last": float(values[-1])}
 
@@ -144,8 +146,11 @@ class Timing:
                 state.jumped_s, state.jumped_by_ns = now_s, clock.offset_ns - state.clock.offset_ns
             state.clock = clock
 
+    def _spreads(self) -> list[int]:
+        return [spread for _, spread, _ in self._sets if spread is not None]
+
     def _judge_spread(self, tell: Any) -> None:
-        spreads = [spread for _, spread, _ in self._sets]
+        spreads = self._spreads()
         wide = sum(spread > self._limit_ns for spread in spreads) / len(spreads) if spreads else 0.0
         text = (
             f"frames of one set were exposed up to {max(spreads, default=0) / 1e6:.1f} ms apart (limit "

@@ -261,7 +261,7 @@ class Preview:
         with gui.add_folder("Cameras"):
             self._thumbnails = gui.add_image(mosaic({}, self._calibration.names), format="jpeg", jpeg_quality=80)
             self._cameras = gui.add_markdown("")
-        with gui.add_folder("Time", expand_by_default=False):
+        with gui.add_folder("Time"):
             self._time = gui.add_markdown("")
         self._button.on_click(self._pressed)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 import capture_nodes.link
-from capture_nodes.drivers.base import DriverError
+from capture_nodes.drivers.base import Captured, DriverError
 from capture_nodes.node import Node
 from capture_nodes.spool_file import SpoolWriter, file_name, read_index
 from protocol.messages import (
@@ -243,6 +243,34 @@ def test_a_refused_node_says_why_and_sends_nothing(
         assert len(server.hellos) <= before + 2  # it does not hammer on the door
     said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
     assert said == ["node pc1: the server refuses this node: the rig file has no such node"]
+
+
+def test_a_clock_that_jumps_costs_no_frame_its_time_and_is_reported(
+    make_rig, make_server, running, step_driver, jpeg_of, caplog
+):
+    """The node's clock is set by 2 s while it runs: pictures from before and after keep the time of their exposure."""
+    ahead = [0]
+
+    def now_ns():
+        return time.time_ns() + ahead[0]
+
+    server = make_server(make_rig(wire=WIRE))
+    node = Node(server.rig, "pc1", lambda camera, rig: step_driver, now_ns)
+    with running(node):
+        server.until(lambda: server.reports and server.reports[-1].clock.sigma_ns < 10**9)
+        assert server.reports[-1].clock.jumps == 0
+        for i, jump in enumerate([0, 2 * 10**9, -(10**9)]):
+            ahead[0] += jump
+            exposed = time.time_ns()
+            picture = jpeg_of(6, 4, b"%d" % i)
+            step_driver.put(Captured(picture, None, i, exposed, exposed + ahead[0], 6, 4))
+            server.until(lambda i=i: len(server.frames) == i + 1)
+        server.until(lambda: server.reports[-1].clock.jumps == 2)
+    for frame in server.frames:
+        assert abs(frame.header.capture_ns - frame.header.device_ns) < 5e7  # the test pumps both ends
+        assert frame.header.offset_sigma_ns < 1e9
+    steps = [r.getMessage() for r in caplog.records if "clock was set" in r.getMessage()]
+    assert len(steps) == 2 and "by +2.0" in steps[0] and "by -1.0" in steps[1]
 
 
 def test_frames_carry_the_offset_of_the_servers_clock(make_rig, make_server, running, stepped, step_driver, jpeg_of):

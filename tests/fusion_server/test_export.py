@@ -119,6 +119,24 @@ def test_usd_has_one_sample_per_mesh_on_one_topology(tmp_path, pxr):
     np.testing.assert_allclose(st.Get(), UV.reshape(-1, 2), atol=1e-7)
 
 
+def test_usd_says_the_timecode_of_its_first_mesh(tmp_path, pxr):
+    table = {"name": "rig", "calibration": "c.json", "fps": 25.0}
+    table["camera"] = [{"id": "front", "node": "pc1", "driver": "replay"}]
+    writer = TakeWriter(tmp_path, "tc", parse_rig(table), Calibration((camera_at("front", np.ones(3), 96, 240.0),)))
+    number = writer.topology(FACES, UV_APART)
+    for i in range(3):
+        writer.mesh(
+            i, 10**18 + i * 40_000_000, vertices(i), number,
+            kind="warm", quality={}, timing={}, timecode=f"10:00:00:{i + 7:02}",
+        )  # fmt: skip
+    writer.close()
+    export_usd(TakeReader(writer.path), tmp_path / "take.usda", texture=0)
+    from pxr import Usd
+
+    stage = Usd.Stage.Open(str(tmp_path / "take.usda"))  # the layer lives as long as its stage
+    assert stage.GetRootLayer().customLayerData == {"startTimecode": "10:00:00:07"}
+
+
 def test_usd_passes_the_validators_of_usd(tmp_path, pxr):
     from pxr import Usd, UsdGeom, UsdValidation
 

@@ -280,7 +280,8 @@ def test_reports_arrive_in_the_statistics(bench):
     until(lambda: bench.receiver.statistics()["cam0"]["captured"] == 100, "the report")
     cameras, nodes = bench.receiver.statistics(), bench.receiver.nodes()
     assert (cameras["cam0"]["dropped"], cameras["cam0"]["errors"]) == (7, 3)
-    assert cameras["cam0"]["captured_fps"] == 29.5
+    assert cameras["cam0"]["captured_fps"] == 29.5 and cameras["cam0"]["drift_ppm"] == 3.5
+    assert cameras["cam2"]["drift_ppm"] is None
     assert nodes["pc1"]["clock"] == CLOCK and nodes["pc2"]["clock"] is None
     assert cameras["cam2"]["captured"] == 0, "pc1 may not speak for the camera of pc2"
     assert nodes["pc1"]["connected"] and not nodes["pc2"]["connected"]

@@ -96,6 +96,15 @@ def test_a_single_wide_set_is_no_alarm():
     assert rig.step(10) == []
 
 
+def test_times_that_are_not_known_yet_say_nothing_about_the_spread():
+    rig = Rig()
+    header = FrameHeader("cam0", "pc", 1, 1, 0, WALL, 0, 50 * MS, 64, 48)
+    for i in range(40):
+        rig.timing.frame_set(FrameSet(i, WALL, {"cam0": Frame(header, b"jpeg")}, (), 118 * MS), 0.1)
+    assert rig.timing.spread_ms()["last"] is None
+    assert rig.step(5) == []
+
+
 def test_a_limit_of_zero_is_the_tolerance():
     rig = Rig(tolerance_ms=4.0)
     rig.spread_ms = 3.9
