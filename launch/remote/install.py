@@ -1,13 +1,15 @@
 """Headstream itself onto a camera PC: this checkout's wheel, and of its dependencies only those that a node needs.
 
 A node needs neither torch nor OpenVINO, gigabytes less than the server. Versions are those of ``constraints.txt``.
-Where the PCs have no way to a package index, ``wheels`` is a folder with the files (``pip download``) to take along.
+Where the PCs have no way to a package index, ``wheels`` is a folder of wheels to take along (``pip wheel`` makes it).
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import posixpath
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from launch.remote.ssh import Pc, RemoteError
 from protocol.rig import Rig
 
 DRIVER_EXTRAS = {"gige": "gige", "pylon": "pylon", "opencv": "video"}  # driver: the extra that brings its library
+ROOMS = ("protocol", "geometry", "capture_nodes", "models", "fusion_server", "launch")
 _INSTALL_S = 1800.0
 
 
@@ -35,12 +38,18 @@ class Package:
 def build(into: Path, wheels: Path | None = None) -> Package:
     """Build the wheel of the checkout that this runs from. Raises RemoteError."""
     root = _checkout()
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(into), str(root)]
+    source = into / "source"  # a copy: setuptools leaves its work beside the source, and takes up old work into a wheel
+    for room in ROOMS:
+        shutil.copytree(root / room, source / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, source / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(into), str(source)]
+    if _has_setuptools():  # else pip fetches one, for which it needs a package index
+        command.insert(-1, "--no-build-isolation")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = list(into.glob("headstream-*.whl"))
     if done.returncode or len(found) != 1:
-        lines = done.stderr.strip().splitlines() or ["no wheel was made"]
-        raise RemoteError(f"headstream's wheel cannot be built here: {lines[-1]}")
+        raise RemoteError(f"headstream's wheel cannot be built here: {_pips_reason(done.stderr) or 'pip made none'}")
     return Package(found[0], root / "constraints.txt", wheels)
 
 
@@ -98,6 +107,13 @@ def with_wheel_built(wheels: Path | None) -> tuple[tempfile.TemporaryDirectory[s
 def _pips_reason(stderr: str) -> str:
     errors = [line.partition("ERROR: ")[2] for line in stderr.splitlines() if "ERROR: " in line]
     return errors[-1] if errors else ""
+
+
+def _has_setuptools() -> bool:
+    try:
+        return int(importlib.metadata.version("setuptools").split(".")[0]) >= 77  # as pyproject.toml wants it
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
 
 
 def _checkout() -> Path:

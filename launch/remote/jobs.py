@@ -14,7 +14,7 @@ from launch.backoff import Backoff
 from launch.remote.files import Deployed, files_for
 from launch.remote.install import Package, install
 from launch.remote.labels import labelled
-from launch.remote.ssh import Pc, RemoteError, reach
+from launch.remote.ssh import NOT_FOUND, Pc, RemoteError, reach
 from launch.service.commands import state_line
 from launch.service.state import NodeState
 from launch.version import Version, version
@@ -142,6 +142,8 @@ async def read_logs(
                     if not last.startswith("headstream: "):
                         say(labelled(pc.name, last, cameras))
                 await process.wait_closed()
+            if process.exit_status in NOT_FOUND:
+                raise RemoteError(pc.missing)
             ok = process.exit_status == 0
             return Outcome(pc.name, ok, "" if ok else last.removeprefix("headstream: ") or "the connection broke")
 

@@ -25,7 +25,7 @@ from protocol.rig import PcConfig
 
 CONNECT_S = 10.0
 COMMAND_S = 60.0
-_NOT_FOUND = (126, 127)  # a shell's exit status for a program that is not there, or is none
+NOT_FOUND = (126, 127)  # a shell's exit status for a program that is not there, or is none
 _LARGEST_ANSWER = 4 << 20  # characters of one command's output
 
 logging.getLogger("asyncssh").setLevel(logging.WARNING)  # each connection and channel is no news
@@ -75,10 +75,15 @@ class Pc:
     async def headstream(self, *words: str, timeout: float = COMMAND_S) -> Done:
         """Run the headstream of that PC. Raises RemoteError when there is none."""
         done = await self.run(self.command, *words, timeout=timeout)
-        if done.status in _NOT_FOUND:
-            advice = "headstream deploy RIG --install, or set command in its [[node]] table"
-            raise RemoteError(f"there is no headstream at {self.command}: {advice}")
+        if done.status in NOT_FOUND:
+            raise RemoteError(self.missing)
         return done
+
+    @property
+    def missing(self) -> str:
+        """What to say when its headstream is not there."""
+        advice = "headstream deploy RIG --install, or set command in its [[node]] table"
+        return f"there is no headstream at {self.command}: {advice}"
 
     async def ask(self, *words: str, timeout: float = COMMAND_S) -> Any:
         """Run its headstream and read the JSON that it prints. Raises RemoteError when it fails."""

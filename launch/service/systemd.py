@@ -9,14 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from launch.service.state import FINISHED, RUNNING, STOPPED, WAITING, NodeState, ServiceError
 
-_PROPERTIES = "ActiveState,SubState,Result,MainPID,NRestarts,ExecMainStatus,ExecMainCode,StateChangeTimestampMonotonic"
+_PROPERTIES = "ActiveState,SubState,Result,MainPID,NRestarts,ExecMainStatus,ExecMainCode,ActiveEnterTimestampMonotonic"
 _TIMEOUT_S = 30.0
+_SETTLED_S = 2.5  # a node that cannot start has ended once by then, where the PC is not busy
 _UNIT = """\
 # Written by `headstream start`; `headstream stop` disables it.
 [Unit]
@@ -71,7 +74,15 @@ def start(rig: Path, node: str) -> NodeState:
         path.write_text(text, encoding="utf-8")
         _must("daemon-reload")
     _must("enable", "--now", unit)
-    return state(rig, node, note="" if _linger() else "ends when its user logs out; run: loginctl enable-linger")
+    note = "" if _linger() else "ends when its user logs out; run: loginctl enable-linger"
+    began = time.monotonic()
+    while time.monotonic() - began < _SETTLED_S:
+        now = state(rig, node, note)
+        if now.state != RUNNING or now.restarts:
+            note = "it ends as soon as it is started; see headstream logs"
+            return replace(now, state=WAITING if now.state == RUNNING else now.state, note=note)
+        time.sleep(0.1)
+    return state(rig, node, note)
 
 
 def stop(rig: Path, node: str) -> NodeState:
@@ -114,7 +125,9 @@ def parse_state(node: str, shown: Mapping[str, str], note: str = "") -> NodeStat
     pid = int(shown.get("MainPID") or 0) or None
     restarts = int(shown.get("NRestarts") or 0)
     last = (-code if killed else code) if ran else None
-    return NodeState(node, state, "systemd", pid, None, restarts, last, note)
+    entered = int(shown.get("ActiveEnterTimestampMonotonic") or 0)
+    since = time.time() - (time.monotonic() - entered * 1e-6) if entered else None
+    return NodeState(node, state, "systemd", pid, since, restarts, last, note)
 
 
 def _show(unit: str) -> dict[str, str]:
