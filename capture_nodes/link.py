@@ -35,7 +35,7 @@ from protocol.messages import (
     unpack_control,
 )
 from protocol.rig import Rig
-from protocol.wire import control_dealer, data_dealer
+from protocol.wire import NodeSocket, control_dealer, data_dealer
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Link:
         self._poller = zmq.Poller()
         for reader in (self._control, self._data, wake.reader):
             self._poller.register(reader, zmq.POLLIN)
-        self._hail = {self._control: Announcement(), self._data: Announcement()}
+        self._hail: dict[NodeSocket, Announcement] = {self._control: Announcement(), self._data: Announcement()}
         self._server: int | None = None
         self._heard_at = 0.0  # on the control socket
         self._clock = ClockFilter()
@@ -129,6 +129,8 @@ class Link:
         if data.welcomed and self._outbox.starving(now, _STARVED_S):
             data.lost(now)
         for sock, hail in self._hail.items():
+            if text := sock.refused(now):
+                self._complain(text, text)
             if hail.due(now):
                 hello = Hello(self._node, self._cameras, self._incarnation, hail.next_number())
                 if self._say(sock, hello):
@@ -215,7 +217,7 @@ class Link:
             if sock in ready:
                 self._drain(sock)
 
-    def _drain(self, sock: zmq.Socket) -> None:
+    def _drain(self, sock: NodeSocket) -> None:
         while True:
             try:
                 parts = sock.recv_multipart(zmq.NOBLOCK)
@@ -229,7 +231,7 @@ class Link:
             except MessageError as error:
                 self._complain(error.reason, f"a message of the server is refused: {error}")
 
-    def _hear(self, sock: zmq.Socket, message: Control, arrived_ns: int, now: float) -> None:
+    def _hear(self, sock: NodeSocket, message: Control, arrived_ns: int, now: float) -> None:
         if sock is self._control:
             self._heard_at = now
         match message:

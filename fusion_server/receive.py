@@ -19,6 +19,7 @@ from typing import Any
 import msgpack
 import zmq
 
+from protocol.admission import former_name
 from protocol.calibration import Calibration
 from protocol.errors import HeadstreamError
 from protocol.messages import (
@@ -42,7 +43,7 @@ from protocol.messages import (
     unpack_frame,
 )
 from protocol.rig import Rig
-from protocol.wire import bound_port, control_router, data_router
+from protocol.wire import bound_port, control_router, data_router, doorkeeper
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +113,13 @@ class Receiver:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="receive", daemon=True)
         self._context = zmq.Context()
+        self._doorkeeper = None
         try:
+            self._doorkeeper = doorkeeper(self._context, rig)  # first: a socket that is bound lets nobody in without
             self._data = data_router(self._context, rig)
             self._control = control_router(self._context, rig)
         except HeadstreamError:
-            self._context.destroy(linger=0)
+            self._close()
             raise
         self.data_port, self.control_port = bound_port(self._data), bound_port(self._control)
 
@@ -129,12 +132,17 @@ class Receiver:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self._close()
+
+    def _close(self) -> None:
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
         self._context.destroy(linger=0)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether the thread runs, and that of the doorkeeper where there is one."""
+        return self._thread.is_alive() and (self._doorkeeper is None or self._doorkeeper.alive)
 
     def record(self, on: bool, take: str = "take") -> None:
         """Tell every node that a take of this name begins (on) or ends, until each says that it knows."""
@@ -184,6 +192,7 @@ class Receiver:
                     self._take_data(parts)
                     self._drain_control()  # clock requests must not wait behind pictures
                 self._remind_of_take()
+                self._note_strangers()
                 self._summarise()
                 if self._on_tick is not None:
                     self._on_tick()
@@ -200,7 +209,7 @@ class Receiver:
         head = parts[1].bytes if len(parts) > 1 else b""
         try:
             if node not in self._nodes:
-                raise MessageError("unknown_node", f"frame from node {node!r}, which the rig file has not")
+                raise _unknown(identity)
             pictures = [memoryview(part.buffer) for part in parts[2:]]
             frame = unpack_frame([head, *pictures], max_bytes=self._rig.wire.max_frame_bytes)
             self._check_frame(frame.header, node)
@@ -260,7 +269,7 @@ class Receiver:
                 text = f"node {node}: a {type(message).__name__} is not sent to the server's {plane} socket"
                 raise MessageError("malformed", text)
             if node not in self._nodes:
-                raise MessageError("unknown_node", f"node {node!r}, which the rig file has not")
+                raise _unknown(identity)
         except MessageError as error:
             self._refuse(error, node)
             return
@@ -282,7 +291,9 @@ class Receiver:
         node = _name_of(identity)
         foreign = [name for name in hello.cameras if name not in self._cameras or self._cameras[name].node != node]
         text = ""
-        if node not in self._nodes:
+        if former_name(identity):
+            text = str(_unknown(identity))
+        elif node not in self._nodes:
             text = f"the server's rig file has no node {node!r}; its nodes are {', '.join(self._nodes)}"
         elif hello.node != node:
             text = f"this connection is node {node}, its Hello says {hello.node}"
@@ -349,6 +360,18 @@ class Receiver:
         if kind in self._logged or len(self._logged) < _MOST_KINDS:
             self._logged[kind] += 1
 
+    def _note_strangers(self) -> None:
+        """Peers that the doorkeeper has turned away; their addresses are what one can name them by."""
+        if self._doorkeeper is None:
+            return
+        texts, more = self._doorkeeper.refusals()
+        for text in texts:
+            self._refuse(MessageError("unknown_key", text), text.partition(":")[0])
+        if more:
+            with self._lock:
+                self._refused["unknown_key"] += more
+            self._unsaid["unknown_key", "others"] += more
+
     def _summarise(self) -> None:
         now = time.monotonic()
         if now < self._summary_at:
@@ -358,6 +381,14 @@ class Receiver:
             parts = [f"{count} x {reason} of {who}" for (reason, who), count in self._unsaid.most_common(8)]
             log.warning("refused in the last %d s: %s", _SUMMARY_S, ", ".join(parts))
             self._unsaid.clear()
+
+
+def _unknown(identity: bytes) -> MessageError:
+    """Why nothing is taken from this connection."""
+    if former := former_name(identity):
+        text = f"node {former}: a newer connection with its key has taken this one's place; is the node running twice?"
+        return MessageError("superseded", text)
+    return MessageError("unknown_node", f"node {_name_of(identity)!r}, which the rig file has not")
 
 
 def _name_of(identity: bytes) -> str:

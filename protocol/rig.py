@@ -35,13 +35,17 @@ class RigError(HeadstreamError):
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where the fusion server listens and writes. ``host`` is an address of the server, for it and for the nodes."""
+    """Where the fusion server listens and writes. ``host`` is an address of the server, for it and for the nodes.
+
+    The preview on another address than a loopback one asks for ``preview_token``; empty: one is made at each start.
+    """
 
     host: str = "127.0.0.1"
     data_port: int = limited(5560, 1, 65_535)
     control_port: int = limited(5561, 1, 65_535)
     preview_host: str = "127.0.0.1"
     preview_port: int = limited(8080, 1, 65_535)
+    preview_token: str = ""
     takes: Path = Path("takes")
 
 
@@ -57,13 +61,18 @@ class SyncConfig:
 
 @dataclass(frozen=True)
 class WireConfig:
-    """What a connection may hold. ``plain`` is unencrypted, which beyond loopback must be allowed in as many words."""
+    """What a connection may hold, and who may make one.
+
+    ``plain`` is unencrypted, which beyond loopback must be allowed in as many words. With ``curve`` every process
+    proves who it is by the keys in the folder ``keys`` (``protocol.keys``; ``headstream keys RIG`` makes them).
+    """
 
     credit: int = limited(3, 1, 64)  # frames of one camera on their way at a time
     queue_mb: float = limited(64.0, 1, 65_536)  # of unsent frames at one node
     max_frame_mb: float = limited(16.0, 0.01, 1024)
     jpeg_quality: int = limited(90, 1, 100)  # where the camera does not give JPEGs itself
-    security: str = chosen("plain", "plain")
+    security: str = chosen("plain", "plain", "curve")
+    keys: Path = Path("keys")
     allow_plain: bool = False
 
     @property
@@ -114,7 +123,7 @@ class CameraConfig:
 class Rig:
     """A whole rig.
 
-    Its relative paths start at ``root``, the rig file's folder: ``calibration``, ``server.takes`` and
+    Its relative paths start at ``root``, the rig file's folder: ``calibration``, ``server.takes``, ``wire.keys`` and
     ``normals.weights`` stand here with it, those in a camera's ``options`` are the driver's to resolve.
     """
 
@@ -197,14 +206,15 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     normals = rig.normals
     if normals.weights:
         normals = replace(normals, weights=str(root / normals.weights))
-    return replace(rig, server=replace(rig.server, takes=root / rig.server.takes), normals=normals)
+    wire = replace(rig.wire, keys=root / rig.wire.keys)
+    return replace(rig, server=replace(rig.server, takes=root / rig.server.takes), wire=wire, normals=normals)
 
 
 def save_rig(rig: Rig, path: str | Path) -> None:
     """Write a rig file that ``load_rig`` reads back the same; keys at their default are left out.
 
-    Calibration, takes and weights are written relative to the file where they lie below its folder, ``options`` as
-    they are. A reader never sees half a file.
+    Calibration, takes, keys and weights are written relative to the file where they lie below its folder, ``options``
+    as they are. A reader never sees half a file.
     """
     path = Path(path)
     folder = path.parent
@@ -214,6 +224,8 @@ def save_rig(rig: Rig, path: str | Path) -> None:
         plain = type(section)()
         if name == "server":
             plain = replace(plain, takes=rig.root / plain.takes)
+        if name == "wire" and section.keys != plain.keys:  # a rig made in memory has them as they are by default
+            plain = replace(plain, keys=folder / plain.keys)
         if name == "normals" and section.weights:
             section = replace(section, weights=Path(section.weights))
         values = [(f.name, getattr(section, f.name)) for f in fields(section)]
@@ -278,10 +290,13 @@ def _check_whole(rig: Rig, where: str) -> None:
         if port in ports:
             raise RigError(f"{where}: server.{key}: {port} is also server.{ports[port]}; each needs its own")
         ports[port] = key
-    if not is_loopback(server.host) and not wire.allow_plain:
+    if server.preview_token and not re.fullmatch(r"[A-Za-z0-9_-]{16,128}", server.preview_token):
+        raise RigError(f"{where}: server.preview_token: must be 16 to 128 of A-Z a-z 0-9 _ - (not shown: it is secret)")
+    if wire.security == "plain" and not is_loopback(server.host) and not wire.allow_plain:
         raise RigError(
-            f"{where}: wire.security: 'plain' would cross the network to {server.host} unencrypted; "
-            "use a loopback server.host or say wire.allow_plain = true"
+            f"{where}: wire.security: 'plain' would cross the network to {server.host} unencrypted; say "
+            'wire.security = "curve" (headstream keys RIG makes the keys), use a loopback server.host or say '
+            "wire.allow_plain = true"
         )
     if wire.max_frame_mb > wire.queue_mb:
         most = f"must be at least max_frame_mb, {wire.max_frame_mb:g}"
