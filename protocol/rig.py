@@ -24,7 +24,7 @@ from typing import Any
 
 from protocol.errors import HeadstreamError
 from protocol.messages import is_name
-from protocol.table import chosen, limited, nearest, parse_table, shown
+from protocol.table import chosen, limited, named, nearest, parse_table, shown
 
 _SECTIONS = ("server", "sync", "wire", "normals", "surface")
 
@@ -178,6 +178,8 @@ def load_rig(path: str | Path) -> Rig:
         raise RigError(f"{path}{line}: not TOML ({' '.join(reason.split())})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RigError(f"{path}: cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise RigError(f"{path}: not TOML that can be read ({error})") from None
     return parse_rig(data, str(path), path.parent)
 
 
@@ -191,7 +193,7 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     known = (*top_keys, *_SECTIONS, "camera")
     for key in data:
         if key not in known:
-            raise RigError(f"{where}: {key}: unknown key{nearest(key, known)}; known are {', '.join(known)}")
+            raise RigError(f"{where}: {named(key)}: unknown key{nearest(key, known)}; known are {', '.join(known)}")
     top = parse_table(_Top, {key: data[key] for key in top_keys if key in data}, where, "", RigError)
     sections: dict[str, Any] = {
         "server": parse_table(ServerConfig, data.get("server", {}), where, "server", RigError),
@@ -269,7 +271,7 @@ def _check_options(value: Any, where: str) -> None:
     """TOML's dates and times have no use here and could not be written back."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _check_options(inner, f"{where}.{key}")
+            _check_options(inner, f"{where}.{named(key)}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             _check_options(inner, f"{where}[{i}]")
