@@ -40,6 +40,7 @@ from protocol.wire import NodeSocket, control_dealer, data_dealer
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2  # the longest sleep; bounds the time that ending takes
+_SPEAK_S = 0.01  # between two looks at what else is due, however many frames come
 _QUIET_S = 2.0  # nothing on the control socket for so long: the server is gone
 _STARVED_S = 1.0  # no credit for so long although frames wait: it was lost on the way
 _REPORT_S = 1.0
@@ -86,8 +87,11 @@ class Link:
         self._control = control_dealer(self._context, rig, node)
         self._data = data_dealer(self._context, rig, node)
         self._poller = zmq.Poller()
-        for reader in (self._control, self._data, wake.reader):
+        self._poller_fed = zmq.Poller()  # for while no frame waits for credit: no need to wake for a Grant
+        for reader in (self._control, wake.reader):
             self._poller.register(reader, zmq.POLLIN)
+            self._poller_fed.register(reader, zmq.POLLIN)
+        self._poller.register(self._data, zmq.POLLIN)
         self._hail: dict[NodeSocket, Announcement] = {self._control: Announcement(), self._data: Announcement()}
         self._server: int | None = None
         self._heard_at = 0.0  # on the control socket
@@ -95,6 +99,7 @@ class Link:
         self._asked: int | None = None  # t0 of the clock request under way
         self._asked_at, self._asked_times = -1e9, 0
         self._reported_at = time.monotonic()
+        self._speak_at = 0.0
         self._reported: dict[str, Counts] = outbox.counts()
         self._welcomed_at = 0.0  # on the data socket
         self._take = ""
@@ -103,9 +108,13 @@ class Link:
     def run(self, stop: threading.Event, finished: Callable[[], bool]) -> None:
         """Until ``stop``, or until ``finished`` says that no frame will come and the last has been sent."""
         log.info("node %s: looking for the server at %s", self._node, self._rig.server.host)
+        last = False
         while not stop.is_set():
-            self._speak(time.monotonic())
-            last = finished()  # asked before sending: what was put in before it is sent below
+            now = time.monotonic()
+            if now >= self._speak_at:
+                self._speak_at = now + _SPEAK_S
+                self._speak(now)
+                last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
             if last and not self._outbox.waiting:
                 self._data.setsockopt(zmq.LINGER, _LAST_FRAMES_MS)
@@ -210,7 +219,11 @@ class Link:
         """Sleep until something comes or is due, and take all that came."""
         waits = [_POLL_S, self._asked_at + self._clock_pause - now, self._reported_at + _REPORT_S - now]
         waits += [wait for hail in self._hail.values() if (wait := hail.wait(now)) is not None]
-        ready = dict(self._poller.poll(math.ceil(max(0.0, min(waits)) * 1000)))
+        fed = self._hail[self._data].welcomed and not self._outbox.waiting
+        poller = self._poller_fed if fed else self._poller
+        ready = dict(poller.poll(math.ceil(max(0.0, self._speak_at - now, min(waits)) * 1000)))
+        if fed:
+            ready[self._data] = zmq.POLLIN  # what it has brought meanwhile
         if self._wake.reader.fileno() in ready:
             self._wake.clear()
         for sock in (self._control, self._data):  # control first: its timestamps must not wait

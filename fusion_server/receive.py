@@ -8,6 +8,7 @@ once, the rest as one line every ten seconds.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -48,6 +49,8 @@ from protocol.wire import bound_port, control_router, data_router, doorkeeper
 log = logging.getLogger(__name__)
 
 _TICK_MS = 10
+_CONTROL_S = 0.000_2  # the control socket is looked at so often while pictures pour in
+_CHORES_S = 0.005  # and so often is done what no message asks for
 _BURST = 32  # messages of one socket between two looks at everything else
 _RATE_WINDOW_S = 2.0
 _SUMMARY_S = 10.0
@@ -180,17 +183,25 @@ class Receiver:
         poller = zmq.Poller()
         poller.register(self._data, zmq.POLLIN)
         poller.register(self._control, zmq.POLLIN)
+        due = 0.0
         try:
             while not self._stop.is_set():
                 ready = dict(poller.poll(_TICK_MS))
-                self._drain_control()
+                if self._control in ready:
+                    self._drain_control()
+                looked = time.monotonic()
                 for _ in range(_BURST if self._data in ready else 0):
                     try:
                         parts = self._data.recv_multipart(zmq.NOBLOCK, copy=False)
                     except zmq.Again:
                         break
                     self._take_data(parts)
-                    self._drain_control()  # clock requests must not wait behind pictures
+                    if (now := time.monotonic()) - looked >= _CONTROL_S:  # clocks must not wait behind pictures
+                        looked = now
+                        self._drain_control()
+                if looked < due:
+                    continue  # what follows costs more than a small picture
+                due = looked + _CHORES_S
                 self._remind_of_take()
                 self._note_strangers()
                 self._summarise()
@@ -324,7 +335,7 @@ class Receiver:
                 self._grant(identity, name, self._rig.wire.credit)
 
     def _grant(self, identity: bytes, camera: str, frames: int) -> None:
-        self._send(self._data, identity, Grant(camera, frames))
+        self._send_packed(self._data, identity, _packed_grant(camera, frames))
 
     def _remind_of_take(self) -> None:
         """Say Record to every node whose last Report names another take than the present one."""
@@ -339,8 +350,11 @@ class Receiver:
             self._send(self._control, name.encode(), Record(bool(take), take or other))
 
     def _send(self, socket: zmq.Socket, identity: bytes, message: Control) -> None:
+        self._send_packed(socket, identity, pack_control(message))
+
+    def _send_packed(self, socket: zmq.Socket, identity: bytes, message: bytes) -> None:
         try:
-            socket.send_multipart([identity, pack_control(message)], zmq.NOBLOCK)
+            socket.send_multipart([identity, message], zmq.NOBLOCK)
         except zmq.Again:
             pass  # it does not read; what it misses it asks for again
         except zmq.ZMQError as error:
@@ -381,6 +395,11 @@ class Receiver:
             parts = [f"{count} x {reason} of {who}" for (reason, who), count in self._unsaid.most_common(8)]
             log.warning("refused in the last %d s: %s", _SUMMARY_S, ", ".join(parts))
             self._unsaid.clear()
+
+
+@functools.lru_cache(maxsize=1024)  # most of what a server says are the same few
+def _packed_grant(camera: str, frames: int) -> bytes:
+    return pack_control(Grant(camera, frames))
 
 
 def _unknown(identity: bytes) -> MessageError:

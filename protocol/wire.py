@@ -29,6 +29,7 @@ _HEARTBEAT_MS = 500
 _SILENCE_MS = 2000  # without a heartbeat the peer is gone
 _RECONNECT_MS = (100, 1000)
 _CONTROL_QUEUE = 256  # messages
+_COPIED = 262_144  # bytes; below, copying a picture is cheaper than waking pyzmq's thread that gives its memory back
 _KNOCK_S = 5.0  # between two tries at a server that turned the node away
 _REFUSALS: dict[int, str] = {  # what ended a handshake, as the node can tell it
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the server does not know this node's key; copy {public} to the server's keys "
@@ -65,6 +66,7 @@ def data_router(context: zmq.Context, rig: Rig) -> zmq.Socket:
 def data_dealer(context: zmq.Context, rig: Rig, identity: str) -> NodeSocket:
     """A node's end of the data plane, connecting by itself whenever the server is there."""
     socket = _dealer(context, rig, identity)
+    socket.copy_threshold = _COPIED
     credit = rig.wire.credit * len(rig.cameras_of(identity))
     socket.setsockopt(zmq.SNDHWM, credit + 8)
     socket.setsockopt(zmq.RCVHWM, _CONTROL_QUEUE + 2 * credit)  # never full: a Grant for each credit and then some
