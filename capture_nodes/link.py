@@ -108,13 +108,12 @@ class Link:
     def run(self, stop: threading.Event, finished: Callable[[], bool]) -> None:
         """Until ``stop``, or until ``finished`` says that no frame will come and the last has been sent."""
         log.info("node %s: looking for the server at %s", self._node, self._rig.server.host)
-        last = False
         while not stop.is_set():
             now = time.monotonic()
             if now >= self._speak_at:
                 self._speak_at = now + _SPEAK_S
                 self._speak(now)
-                last = finished()  # asked before sending: what was put in before it is sent below
+            last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
             if last and not self._outbox.waiting:
                 self._data.setsockopt(zmq.LINGER, _LAST_FRAMES_MS)
