@@ -1,4 +1,4 @@
-"""A rig of four camera PCs and a recorder in a laboratory of network namespaces, to be hurt while a take is recorded."""
+"""Four camera PCs and a recorder in a laboratory of network namespaces, to be hurt while a take is recorded."""
 
 from __future__ import annotations
 

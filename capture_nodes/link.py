@@ -42,11 +42,12 @@ from protocol.messages import (
     unpack_control,
 )
 from protocol.rig import Rig
-from protocol.wire import control_dealer, data_dealer
+from protocol.wire import NodeSocket, control_dealer, data_dealer
 
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.2  # the longest sleep; bounds the time that ending takes
+_SPEAK_S = 0.01  # between two looks at what else is due, however many frames come
 _QUIET_S = 2.0  # nothing on the control socket for so long: the server is gone
 _STARVED_S = 1.0  # no credit for so long although frames wait: it was lost on the way
 _REPORT_S = 1.0
@@ -108,15 +109,19 @@ class Link:
         self._control = control_dealer(self._context, rig, node)
         self._data = data_dealer(self._context, rig, node)
         self._poller = zmq.Poller()
-        for reader in (self._control, self._data, wake.reader):
+        self._poller_fed = zmq.Poller()  # for while no frame waits for credit: no need to wake for a Grant
+        for reader in (self._control, wake.reader):
             self._poller.register(reader, zmq.POLLIN)
-        self._hail = {self._control: Announcement(), self._data: Announcement()}
+            self._poller_fed.register(reader, zmq.POLLIN)
+        self._poller.register(self._data, zmq.POLLIN)
+        self._hail: dict[NodeSocket, Announcement] = {self._control: Announcement(), self._data: Announcement()}
         self._server: int | None = None
         self._heard_at = 0.0  # on the control socket
         self._clock = ClockFilter()
         self._asked: int | None = None  # t0 of the clock request under way
         self._asked_at, self._asked_times = -1e9, 0
         self._reported_at = time.monotonic()
+        self._speak_at = 0.0
         self._reported: dict[str, Counts] = outbox.counts()
         self._welcomed_at = 0.0  # on the data socket
         self._take = ""
@@ -127,7 +132,10 @@ class Link:
         """Until ``stop``, or until ``finished`` says that no frame will come and the last has been sent."""
         log.info("node %s: looking for the server at %s", self._node, self._rig.server.host)
         while not stop.is_set():
-            self._speak(time.monotonic())
+            now = time.monotonic()
+            if now >= self._speak_at:
+                self._speak_at = now + _SPEAK_S
+                self._speak(now)
             last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
             self._send_answers(time.monotonic())
@@ -154,6 +162,8 @@ class Link:
         if data.welcomed and self._outbox.starving(now, _STARVED_S):
             data.lost(now)
         for sock, hail in self._hail.items():
+            if text := sock.refused(now):
+                self._complain(text, text)
             if hail.due(now):
                 hello = Hello(self._node, self._cameras, self._incarnation, hail.next_number())
                 if self._say(sock, hello):
@@ -272,14 +282,18 @@ class Link:
         if self._hail[self._data].welcomed and self._shelf.waiting:
             waits.append(self._shelf_at - now)
         waits += [wait for hail in self._hail.values() if (wait := hail.wait(now)) is not None]
-        ready = dict(self._poller.poll(math.ceil(max(0.0, min(waits)) * 1000)))
+        fed = self._hail[self._data].welcomed and not self._outbox.waiting
+        poller = self._poller_fed if fed else self._poller
+        ready = dict(poller.poll(math.ceil(max(0.0, self._speak_at - now, min(waits)) * 1000)))
+        if fed:
+            ready[self._data] = zmq.POLLIN  # what it has brought meanwhile
         if self._wake.reader.fileno() in ready:
             self._wake.clear()
         for sock in (self._control, self._data):  # control first: its timestamps must not wait
             if sock in ready:
                 self._drain(sock)
 
-    def _drain(self, sock: zmq.Socket) -> None:
+    def _drain(self, sock: NodeSocket) -> None:
         while True:
             try:
                 parts = sock.recv_multipart(zmq.NOBLOCK)
@@ -293,7 +307,7 @@ class Link:
             except MessageError as error:
                 self._complain(error.reason, f"a message of the server is refused: {error}")
 
-    def _hear(self, sock: zmq.Socket, message: Control, arrived_ns: int, now: float) -> None:
+    def _hear(self, sock: NodeSocket, message: Control, arrived_ns: int, now: float) -> None:
         if sock is self._control:
             self._heard_at = now
         match message:

@@ -9,6 +9,7 @@ seconds.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
+from protocol.admission import former_name
 from protocol.calibration import Calibration
 from protocol.errors import HeadstreamError
 from protocol.messages import (
@@ -51,11 +53,13 @@ from protocol.messages import (
     unpack_frame,
 )
 from protocol.rig import Rig
-from protocol.wire import bound_port, control_router, data_router
+from protocol.wire import bound_port, control_router, data_router, doorkeeper
 
 log = logging.getLogger(__name__)
 
 _TICK_MS = 10
+_CONTROL_S = 0.000_2  # the control socket is looked at so often while pictures pour in
+_CHORES_S = 0.005  # and so often is done what no message asks for
 _BURST = 32  # messages of one socket between two looks at everything else
 _RATE_WINDOW_S = 2.0
 _SUMMARY_S = 10.0
@@ -141,11 +145,13 @@ class Receiver:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="receive", daemon=True)
         self._context = zmq.Context()
+        self._doorkeeper = None
         try:
+            self._doorkeeper = doorkeeper(self._context, rig)  # first: a socket that is bound lets nobody in without
             self._data = data_router(self._context, rig)
             self._control = control_router(self._context, rig)
         except HeadstreamError:
-            self._context.destroy(linger=0)
+            self._close()
             raise
         self.data_port, self.control_port = bound_port(self._data), bound_port(self._control)
 
@@ -158,12 +164,17 @@ class Receiver:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self._close()
+
+    def _close(self) -> None:
+        if self._doorkeeper is not None:
+            self._doorkeeper.close()
         self._context.destroy(linger=0)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+        """Whether the thread runs, and that of the doorkeeper where there is one."""
+        return self._thread.is_alive() and (self._doorkeeper is None or self._doorkeeper.alive)
 
     def record(self, on: bool, take: str = "take", at_ns: int | None = None) -> None:
         """Tell every node that a take of this name begins (on) or ends, until each says that it knows.
@@ -217,21 +228,30 @@ class Receiver:
         poller = zmq.Poller()
         poller.register(self._data, zmq.POLLIN)
         poller.register(self._control, zmq.POLLIN)
+        due = 0.0
         try:
             while not self._stop.is_set():
                 ready = dict(poller.poll(_TICK_MS))
-                self._drain_control()
+                if self._control in ready:
+                    self._drain_control()
+                looked = time.monotonic()
                 for _ in range(_BURST if self._data in ready else 0):
                     try:
                         parts = self._data.recv_multipart(zmq.NOBLOCK, copy=False)
                     except zmq.Again:
                         break
                     self._take_data(parts)
-                    self._drain_control()  # clock requests must not wait behind pictures
+                    if (now := time.monotonic()) - looked >= _CONTROL_S:  # clocks must not wait behind pictures
+                        looked = now
+                        self._drain_control()
+                if looked < due:
+                    continue  # what follows costs more than a small picture
+                due = looked + _CHORES_S
                 self._remind_of_take()
                 while self._to_tell:
                     node, message = self._to_tell.popleft()
                     self._send(self._control, node.encode(), message)
+                self._note_strangers()
                 self._summarise()
                 if self._on_tick is not None:
                     self._on_tick()
@@ -251,7 +271,7 @@ class Receiver:
         head = parts[1].bytes if len(parts) > 1 else b""
         try:
             if node not in self._nodes:
-                raise MessageError("unknown_node", f"frame from node {node!r}, which the rig file has not")
+                raise _unknown(identity)
             pictures = [memoryview(part.buffer) for part in parts[2:]]
             frame = unpack_frame([head, *pictures], max_bytes=self._rig.wire.max_frame_bytes)
             self._check_frame(frame.header, node)
@@ -331,7 +351,7 @@ class Receiver:
                 text = f"node {node}: a {type(message).__name__} is not sent to the server's {plane} socket"
                 raise MessageError("malformed", text)
             if node not in self._nodes:
-                raise MessageError("unknown_node", f"node {node!r}, which the rig file has not")
+                raise _unknown(identity)
             if isinstance(message, (Holdings, Fetched)) and not (self.answers and self.answers.answered(node, message)):
                 raise MessageError("unasked", f"node {node}: a {type(message).__name__} that answers nothing")
         except MessageError as error:
@@ -355,7 +375,9 @@ class Receiver:
         node = _name_of(identity)
         foreign = [name for name in hello.cameras if name not in self._cameras or self._cameras[name].node != node]
         text = ""
-        if node not in self._nodes:
+        if former_name(identity):
+            text = str(_unknown(identity))
+        elif node not in self._nodes:
             text = f"the server's rig file has no node {node!r}; its nodes are {', '.join(self._nodes)}"
         elif hello.node != node:
             text = f"this connection is node {node}, its Hello says {hello.node}"
@@ -386,7 +408,7 @@ class Receiver:
                 self._grant(identity, name, self._rig.wire.credit)
 
     def _grant(self, identity: bytes, camera: str, frames: int) -> None:
-        self._send(self._data, identity, Grant(camera, frames))
+        self._send_packed(self._data, identity, _packed_grant(camera, frames))
 
     def _remind_of_take(self) -> None:
         """Say Record to every node whose last Report names another take than the present one."""
@@ -404,8 +426,11 @@ class Receiver:
             )
 
     def _send(self, socket: zmq.Socket, identity: bytes, message: Control) -> None:
+        self._send_packed(socket, identity, pack_control(message))
+
+    def _send_packed(self, socket: zmq.Socket, identity: bytes, message: bytes) -> None:
         try:
-            socket.send_multipart([identity, pack_control(message)], zmq.NOBLOCK)
+            socket.send_multipart([identity, message], zmq.NOBLOCK)
         except zmq.Again:
             pass  # it does not read; what it misses it asks for again
         except zmq.ZMQError as error:
@@ -425,6 +450,18 @@ class Receiver:
         if kind in self._logged or len(self._logged) < _MOST_KINDS:
             self._logged[kind] += 1
 
+    def _note_strangers(self) -> None:
+        """Peers that the doorkeeper has turned away; their addresses are what one can name them by."""
+        if self._doorkeeper is None:
+            return
+        texts, more = self._doorkeeper.refusals()
+        for text in texts:
+            self._refuse(MessageError("unknown_key", text), text.partition(":")[0])
+        if more:
+            with self._lock:
+                self._refused["unknown_key"] += more
+            self._unsaid["unknown_key", "others"] += more
+
     def _summarise(self) -> None:
         now = time.monotonic()
         if now < self._summary_at:
@@ -434,6 +471,19 @@ class Receiver:
             parts = [f"{count} x {reason} of {who}" for (reason, who), count in self._unsaid.most_common(8)]
             log.warning("refused in the last %d s: %s", _SUMMARY_S, ", ".join(parts))
             self._unsaid.clear()
+
+
+@functools.lru_cache(maxsize=1024)  # most of what a server says are the same few
+def _packed_grant(camera: str, frames: int) -> bytes:
+    return pack_control(Grant(camera, frames))
+
+
+def _unknown(identity: bytes) -> MessageError:
+    """Why nothing is taken from this connection."""
+    if former := former_name(identity):
+        text = f"node {former}: a newer connection with its key has taken this one's place; is the node running twice?"
+        return MessageError("superseded", text)
+    return MessageError("unknown_node", f"node {_name_of(identity)!r}, which the rig file has not")
 
 
 def _name_of(identity: bytes) -> str:

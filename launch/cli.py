@@ -339,6 +339,40 @@ def cameras(
 
 
 @app.command()
+def keys(
+    rig: RigPath,
+    check: Annotated[bool, typer.Option("--check", help="make nothing, say what is wrong")] = False,
+    renew: Annotated[
+        str | None, typer.Option(metavar="NODE", help="a new pair in the place of this node's, or the server's")
+    ] = None,
+    bundle: Annotated[
+        str | None, typer.Option(metavar="NODE", help="write the folder that this node's machine needs")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="of --bundle; default: keys-NODE beside the rig file")] = None,
+) -> None:
+    """Make the rig's missing keys, and say what to copy where."""
+    from launch import keys as of
+    from protocol.rig import load_rig
+
+    if sum((check, renew is not None, bundle is not None)) > 1 or (out is not None and bundle is None):
+        raise HeadstreamError("keys: give one of --check, --renew and --bundle; --out goes with --bundle")
+    whole = load_rig(rig)
+    bad = False
+    if check:
+        for state, what, remedy in of.check(whole):
+            print(f"{state:>4}  {what}" + (f" -> {remedy}" if remedy else ""))
+            bad = bad or state == "bad"
+    elif renew is not None:
+        print(of.renew(whole, renew))
+    elif bundle is not None:
+        print(*of.bundle(whole, bundle, out), sep="\n")
+    else:
+        made = of.make_missing(whole)
+        print(*(made or [f"{whole.wire.keys}: nothing is missing"]), *of.guide(whole, rig), sep="\n")
+    raise typer.Exit(1 if bad else 0)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="a training configuration, such as lite.toml")],
 ) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.keys import check as check_keys
 from protocol.calibration import load_calibration
 from protocol.errors import HeadstreamError
 from protocol.rig import Rig
@@ -51,6 +52,7 @@ def examine(rig: Rig | None) -> Iterator[Finding]:
     if rig is not None:
         yield from _ports(rig)
         yield _calibration(rig)
+        yield from (Finding("keys", *found) for found in check_keys(rig))
 
 
 def _python() -> Finding:

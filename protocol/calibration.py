@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from protocol.errors import HeadstreamError
+from protocol.table import named, shown
 
 VERSION = 1
 _CAMERA_KEYS = {"name", "width", "height", "K", "dist", "R", "t"}
@@ -145,7 +146,9 @@ def parse_calibration(data: Any, where: str = "cameras.json") -> Calibration:
     if not isinstance(data, dict):
         raise CalibrationError(f"{where}: must be an object with 'version' and 'cameras'")
     if type(data.get("version")) is not int or data["version"] != VERSION:
-        raise CalibrationError(f"{where}: version is {data.get('version')!r}; this headstream reads version {VERSION}")
+        raise CalibrationError(
+            f"{where}: version is {shown(data.get('version'))}; this headstream reads version {VERSION}"
+        )
     entries = data.get("cameras")
     if not isinstance(entries, list) or not entries:
         raise CalibrationError(f"{where}: cameras must be a list of at least one camera")
@@ -153,7 +156,7 @@ def parse_calibration(data: Any, where: str = "cameras.json") -> Calibration:
     names = [camera.name for camera in cameras]
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise CalibrationError(f"{where}: cameras[{i}].name: {name!r} stands twice; names must be unique")
+            raise CalibrationError(f"{where}: cameras[{i}].name: {shown(name)} stands twice; names must be unique")
     groups = _parse_groups(data.get("groups", {}), set(names), where)
     return Calibration(cameras, groups, {key: value for key, value in data.items() if key not in _FILE_KEYS})
 
@@ -166,11 +169,13 @@ def _parse_camera(entry: Any, where: str) -> Camera:
         raise CalibrationError(f"{where}: {', '.join(missing)} missing")
     name = entry["name"]
     if not isinstance(name, str) or not _can_name_a_file(name):
-        raise CalibrationError(f"{where}.name: {name!r}; must be a word that can name a file")
+        raise CalibrationError(f"{where}.name: {shown(name)}; must be a word that can name a file")
     for key in ("width", "height"):
         value = entry[key]
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _LARGEST_SIDE:
-            raise CalibrationError(f"{where}.{key}: {value!r}; must be a whole number of pixels, 1 to {_LARGEST_SIDE}")
+            raise CalibrationError(
+                f"{where}.{key}: {shown(value)}; must be a whole number of pixels, 1 to {_LARGEST_SIDE}"
+            )
     K = _array(entry["K"], (3, 3), f"{where}.K")
     if not (K[0, 0] > 0 and K[1, 1] > 0 and np.allclose(K[2], (0, 0, 1)) and K[1, 0] == 0):
         raise CalibrationError(f"{where}.K: must be [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0")
@@ -195,10 +200,10 @@ def _parse_groups(data: Any, names: set[str], where: str) -> dict[str, tuple[str
     groups = {}
     for group, members in data.items():
         if not isinstance(members, list):
-            raise CalibrationError(f"{where}: groups.{group}: must be a list of camera names")
+            raise CalibrationError(f"{where}: groups.{named(group)}: must be a list of camera names")
         for member in members:
             if not isinstance(member, str) or member not in names:
-                raise CalibrationError(f"{where}: groups.{group}: no camera {member!r}")
+                raise CalibrationError(f"{where}: groups.{named(group)}: no camera {shown(member)}")
         groups[group] = tuple(members)
     return groups
 

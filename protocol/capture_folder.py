@@ -19,6 +19,7 @@ from typing import Any
 
 from protocol.calibration import Calibration, load_calibration
 from protocol.errors import HeadstreamError
+from protocol.table import shown
 
 
 class CaptureError(HeadstreamError):
@@ -74,7 +75,9 @@ class CaptureFolder:
         """Frames a second that the capture was made at; 30 where it does not say. Raises CaptureError."""
         fps = self.info.get("fps", 30.0)
         if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps <= 1000:
-            raise CaptureError(f"{self.root / 'capture.json'}: fps: {fps!r}; must be a number above 0, at most 1000")
+            raise CaptureError(
+                f"{self.root / 'capture.json'}: fps: {shown(fps)}; must be a number above 0, at most 1000"
+            )
         return float(fps)
 
     def jpeg(self, frame: str, camera: str) -> Path:

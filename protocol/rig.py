@@ -27,10 +27,11 @@ from typing import Any
 
 from protocol.errors import HeadstreamError
 from protocol.messages import is_name
-from protocol.table import chosen, limited, nearest, parse_table, shown
+from protocol.table import chosen, limited, named, nearest, parse_table, shown
 from protocol.timecode import TimecodeError, timecode_rate
 
 _SECTIONS = ("server", "metrics", "sync", "wire", "spool", "normals", "surface")
+_PATHS = {"server": "takes", "wire": "keys", "spool": "folder"}  # by section
 _HOST = re.compile(r"[A-Za-z0-9.:_-]+")
 _HOST_MUST = "must be an address or a host's name, without port"
 
@@ -41,13 +42,17 @@ class RigError(HeadstreamError):
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """Where the fusion server listens and writes. ``host`` is an address of the server, for it and for the nodes."""
+    """Where the fusion server listens and writes. ``host`` is an address of the server, for it and for the nodes.
+
+    The preview on another address than a loopback one asks for ``preview_token``; empty: one is made at each start.
+    """
 
     host: str = "127.0.0.1"
     data_port: int = limited(5560, 1, 65_535)
     control_port: int = limited(5561, 1, 65_535)
     preview_host: str = "127.0.0.1"
     preview_port: int = limited(8080, 1, 65_535)
+    preview_token: str = ""
     takes: Path = Path("takes")
 
 
@@ -77,13 +82,18 @@ class SyncConfig:
 
 @dataclass(frozen=True)
 class WireConfig:
-    """What a connection may hold. ``plain`` is unencrypted, which beyond loopback must be allowed in as many words."""
+    """What a connection may hold, and who may make one.
+
+    ``plain`` is unencrypted, which beyond loopback must be allowed in as many words. With ``curve`` every process
+    proves who it is by the keys in the folder ``keys`` (``protocol.keys``; ``headstream keys RIG`` makes them).
+    """
 
     credit: int = limited(3, 1, 64)  # frames of one camera on their way at a time
     queue_mb: float = limited(64.0, 1, 65_536)  # of unsent frames at one node
     max_frame_mb: float = limited(16.0, 0.01, 1024)
     jpeg_quality: int = limited(90, 1, 100)  # where the camera does not give JPEGs itself
-    security: str = chosen("plain", "plain")
+    security: str = chosen("plain", "plain", "curve")
+    keys: Path = Path("keys")
     allow_plain: bool = False
 
     @property
@@ -175,8 +185,8 @@ class PcConfig:
 class Rig:
     """A whole rig. ``pcs`` are its ``[[node]]`` tables, in file order; a rig that runs on one machine has none.
 
-    Its relative paths start at ``root``, the rig file's folder: ``calibration``, ``server.takes``, ``spool.folder`` and
-    ``normals.weights`` stand here with it, those in a camera's ``options`` are the driver's to resolve.
+    Its relative paths start at ``root``, the rig file's folder: ``calibration``, ``server.takes``, ``wire.keys``,
+    ``spool.folder`` and ``normals.weights`` stand here with it, those in a camera's ``options`` are the driver's.
     """
 
     name: str
@@ -233,6 +243,8 @@ def load_rig(path: str | Path) -> Rig:
         raise RigError(f"{path}{line}: not TOML ({' '.join(reason.split())})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RigError(f"{path}: cannot be read ({error})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise RigError(f"{path}: not TOML that can be read ({error})") from None
     return parse_rig(data, str(path), path.parent)
 
 
@@ -246,7 +258,7 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     known = (*top_keys, *_SECTIONS, "camera", "node")
     for key in data:
         if key not in known:
-            raise RigError(f"{where}: {key}: unknown key{nearest(key, known)}; known are {', '.join(known)}")
+            raise RigError(f"{where}: {named(key)}: unknown key{nearest(key, known)}; known are {', '.join(known)}")
     top = parse_table(_Top, {key: data[key] for key in top_keys if key in data}, where, "", RigError)
     sections: dict[str, Any] = {
         "server": parse_table(ServerConfig, data.get("server", {}), where, "server", RigError),
@@ -264,18 +276,20 @@ def parse_rig(data: Mapping[str, Any], where: str = "rig.toml", root: str | Path
     normals = rig.normals
     if normals.weights:
         normals = replace(normals, weights=str(root / normals.weights))
-    server, spool = (
-        replace(rig.server, takes=root / rig.server.takes),
-        replace(rig.spool, folder=root / rig.spool.folder),
-    )
-    return replace(rig, server=server, spool=spool, normals=normals)
+    rooted = {name: _rooted(getattr(rig, name), key, root) for name, key in _PATHS.items()}
+    return replace(rig, normals=normals, **rooted)
+
+
+def _rooted(section: Any, key: str, root: Path) -> Any:
+    """A section whose path starts at the rig file's folder."""
+    return replace(section, **{key: root / getattr(section, key)})
 
 
 def save_rig(rig: Rig, path: str | Path) -> None:
     """Write a rig file that ``load_rig`` reads back the same; keys at their default are left out.
 
-    Calibration, takes and weights are written relative to the file where they lie below its folder, ``options`` as
-    they are. A reader never sees half a file.
+    Calibration, takes, keys and weights are written relative to the file where they lie below its folder, ``options``
+    as they are. A reader never sees half a file.
     """
     path = Path(path)
     folder = path.parent
@@ -283,11 +297,8 @@ def save_rig(rig: Rig, path: str | Path) -> None:
     for name in _SECTIONS:
         section = getattr(rig, name)
         plain = type(section)()
-        if name == "server":
-            plain = replace(plain, takes=rig.root / plain.takes)
-        if name == "spool":
-            plain = replace(plain, folder=rig.root / plain.folder)
-            section = replace(section, folder=rig.root / section.folder)  # of a rig that was made and not read
+        if name in _PATHS:  # those of a rig that was made and not read may have no root yet
+            plain, section = (_rooted(each, _PATHS[name], rig.root) for each in (plain, section))
         if name == "normals" and section.weights:
             section = replace(section, weights=Path(section.weights))
         values = [(f.name, getattr(section, f.name)) for f in fields(section)]
@@ -362,7 +373,7 @@ def _check_options(value: Any, where: str) -> None:
     """TOML's dates and times have no use here and could not be written back."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            _check_options(inner, f"{where}.{key}")
+            _check_options(inner, f"{where}.{named(key)}")
     elif isinstance(value, list):
         for i, inner in enumerate(value):
             _check_options(inner, f"{where}[{i}]")
@@ -383,10 +394,13 @@ def _check_whole(rig: Rig, where: str) -> None:
         if port and port in ports:
             raise RigError(f"{where}: {key}: {port} is also {ports[port]}; each needs its own")
         ports[port] = key
-    if not is_loopback(server.host) and not wire.allow_plain:
+    if server.preview_token and not re.fullmatch(r"[A-Za-z0-9_-]{16,128}", server.preview_token):
+        raise RigError(f"{where}: server.preview_token: must be 16 to 128 of A-Z a-z 0-9 _ - (not shown: it is secret)")
+    if wire.security == "plain" and not is_loopback(server.host) and not wire.allow_plain:
         raise RigError(
-            f"{where}: wire.security: 'plain' would cross the network to {server.host} unencrypted; "
-            "use a loopback server.host or say wire.allow_plain = true"
+            f"{where}: wire.security: 'plain' would cross the network to {server.host} unencrypted; say "
+            'wire.security = "curve" (headstream keys RIG makes the keys), use a loopback server.host or say '
+            "wire.allow_plain = true"
         )
     if wire.max_frame_mb > wire.queue_mb:
         most = f"must be at least max_frame_mb, {wire.max_frame_mb:g}"

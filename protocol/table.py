@@ -11,6 +11,7 @@ A field without default must be given. Types: str, bool, int, float, pathlib.Pat
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, field, fields
@@ -51,7 +52,7 @@ def parse_table(cls: type[T], data: Any, where: str, path: str, error: type[Head
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in known:
-            raise error(f"{prefix}{key}: unknown key{nearest(key, known)}; known are {', '.join(known)}")
+            raise error(f"{prefix}{named(key)}: unknown key{nearest(key, known)}; known are {', '.join(known)}")
     kinds = typing.get_type_hints(cls)
     values = {}
     for name, spec in known.items():
@@ -61,6 +62,11 @@ def parse_table(cls: type[T], data: Any, where: str, path: str, error: type[Head
         elif spec.default is MISSING and spec.default_factory is MISSING:
             raise error(f"{prefix}{name}: missing; must be {_WORDS[kind]}")
     return cls(**values)
+
+
+def named(key: str) -> str:
+    """A key out of a file as an error line shows it: as it stands there, in quotes and cut when it is strange."""
+    return key if re.fullmatch(r"[A-Za-z0-9_.-]{1,60}", key) else shown(key)
 
 
 def shown(value: Any) -> str:

@@ -22,6 +22,8 @@ import viser
 import viser.transforms
 
 from fusion_server.colour import LiveColours, Photo
+from fusion_server.preview.access import Access, new_token
+from fusion_server.preview.gate import Gate
 from fusion_server.preview.glb import coloured_glb
 from fusion_server.preview.panel import (
     alarms_markdown,
@@ -35,7 +37,7 @@ from geometry.cameras import rig_center
 from geometry.rasterize.cpu import CpuRasterizer
 from protocol.calibration import Calibration
 from protocol.errors import HeadstreamError
-from protocol.rig import Rig
+from protocol.rig import Rig, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ _LIGHTS = (  # name, metres from the rig's centre, colour, strength: a portrait'
 class Preview:
     """Serves ``http://<preview_host>:<preview_port>``. Raises HeadstreamError when the port is in use.
 
+    On an address beyond loopback it asks for a token (``access``), which is part of ``address`` and logged once.
+
     ``on_record(wanted, slate)`` is called when the operator presses the button, on a thread of the preview's; a
     HeadstreamError that it raises is shown to the operator. What is being recorded is read from ``status["take"]``. The
     ``update_`` methods may be called from any thread and never wait; arrays must not be changed afterwards.
@@ -67,9 +71,19 @@ class Preview:
     def __init__(self, rig: Rig, calibration: Calibration, on_record: Callable[[bool, str], None] | None = None):
         self._calibration = calibration
         self._on_record = on_record
-        self._server = _serve(rig.server.preview_host, rig.server.preview_port, rig.name)
-        self.port: int = self._server.get_port()
-        self.address = f"http://{rig.server.preview_host}:{self.port}"
+        host, self._gate = rig.server.preview_host, None
+        if is_loopback(host):
+            self._server = _serve(host, rig.server.preview_port, rig.name)
+            self.port: int = self._server.get_port()
+            self.address = f"http://{_in_address(host)}:{self.port}"
+        else:
+            listener = _listen(host, rig.server.preview_port)
+            self.port = listener.getsockname()[1]
+            self._server = _serve("127.0.0.1", 0, rig.name)
+            token = rig.server.preview_token or new_token()
+            self._gate = Gate(listener, self._server.get_port(), Access(token, self.port))
+            self.address = f"http://{_in_address(host)}:{self.port}/?token={token}"
+        log.info("preview: %s", self.address)
         self._mesh: viser.MeshHandle | None = None
         self._faces: np.ndarray | None = None
         self._colours = LiveColours(CpuRasterizer())
@@ -106,8 +120,15 @@ class Preview:
             self._closing = True
             self._ready.notify()
         self._thread.join()
+        if self._gate is not None:
+            self._gate.close()
         with _quiet_viser():
             self._server.stop()
+
+    @property
+    def refused(self) -> int:
+        """Requests that came without the right token."""
+        return self._gate.refused if self._gate is not None else 0
 
     def _put(self, kind: str, value: Any) -> None:
         with self._ready:
@@ -285,18 +306,31 @@ def _backdrop() -> np.ndarray:
     return np.round([24, 26, 30] + glow * [38, 41, 46] + noise).astype(np.uint8)
 
 
+def _in_address(host: str) -> str:
+    """A host as it is typed into a browser; of all addresses of a machine, its name."""
+    host = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    return f"[{host}]" if ":" in host else host
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on exactly this port. Raises HeadstreamError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()  # two may bind, one may listen
+    except OSError as error:
+        listener.close()
+        raise HeadstreamError(
+            f"http://{_in_address(host)}:{port}: the preview cannot listen there ({error.strerror}); "
+            "see server.preview_host and server.preview_port in the rig file"
+        ) from None
+    return listener
+
+
 def _serve(host: str, port: int, name: str) -> viser.ViserServer:
     """A viser server on exactly this port; viser itself would go on to the next free one and say so on stdout."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise HeadstreamError(
-                f"http://{host}:{port}: the preview cannot listen there ({error.strerror}); "
-                "see server.preview_host and server.preview_port in the rig file"
-            ) from None
+    _listen(host, port).close()
     with _quiet_viser():
         server = viser.ViserServer(host=host, port=port, label=f"headstream · {name}", verbose=False)
     if port and server.get_port() != port:

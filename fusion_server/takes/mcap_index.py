@@ -18,7 +18,11 @@ from fusion_server.takes.layout import CAMERA_TOPIC, TakeError
 
 RECORD = struct.Struct("<BQ")  # opcode, length
 MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log_time, publish_time
-DAMAGE = (ValueError, KeyError, TypeError, msgpack.exceptions.UnpackException, McapError, struct.error)
+DAMAGE = (
+    *(ValueError, KeyError, TypeError, OverflowError, RecursionError),
+    *(msgpack.exceptions.UnpackException, McapError, struct.error),
+)
+_LATEST = 2**63 - 1  # ns; times stand as unsigned in the file and are reckoned with as signed
 _KNOWN = {opcode.value for opcode in Opcode}
 
 
@@ -83,7 +87,7 @@ class McapIndex:
                 if channel not in self.channels:
                     break
                 topic, self.last_written_ns = self.channels[channel], written
-                self.times.setdefault(topic, []).append(about)
+                self.times.setdefault(topic, []).append(min(about, _LATEST))
                 self.places.setdefault(topic, []).append(Place(start + MESSAGE.size, length - MESSAGE.size))
             elif opcode in (Opcode.CHANNEL, Opcode.ATTACHMENT, Opcode.METADATA):
                 self._note(Opcode(opcode), file.read(length))

@@ -72,28 +72,41 @@ class TakeReader:
     @cached_property
     def info(self) -> dict[str, Any]:
         """What is known about the take: slate, take, fps, rig, cameras, started; counts where it was closed."""
-        info = {key: json.loads(value) for key, value in self._main.metadata.get("take", {}).items()}
+        info: dict[str, Any] = {}
+        for key, value in self._main.metadata.get("take", {}).items():
+            try:
+                info[key] = json.loads(value)
+            except (ValueError, RecursionError) as error:
+                log.warning("%s: %s of the take cannot be read (%s)", self._file_path, ascii(key), error)
         try:
-            info |= json.loads((self.path / INFO_NAME).read_text(encoding="utf-8"))
+            beside = json.loads((self.path / INFO_NAME).read_text(encoding="utf-8"))
+            if not isinstance(beside, dict):
+                raise ValueError("must be an object")
+            info |= beside
         except FileNotFoundError:
             pass  # the file alone says the essentials
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning("%s: cannot be read (%s)", self.path / INFO_NAME, error)
         return info
 
     @property
     def fps(self) -> float:
-        """Frames a second of the rig; 30 where it is not known."""
-        return float(self.info.get("fps", 30.0))
+        """Frames a second of the rig; 30 where it is not known. Raises TakeError for what is no rate."""
+        fps = self.info.get("fps", 30.0)
+        if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not 0 < fps <= 1000:
+            raise TakeError(f"{self.path}: fps: {ascii(fps)[:60]}; must be a number above 0, at most 1000")
+        return float(fps)
 
     @cached_property
     def calibration(self) -> Calibration:
         """The rig's cameras. Raises TakeError when the file ends before them."""
         if CALIBRATION_NAME not in self._main.attachments:
             raise TakeError(f"{self._file_path}: ends before its calibration; nothing was recorded")
-        return parse_calibration(
-            json.loads(self._main.attachments[CALIBRATION_NAME]), f"{self._file_path}: calibration"
-        )
+        try:
+            data = json.loads(self._main.attachments[CALIBRATION_NAME])
+        except (ValueError, RecursionError) as error:
+            raise TakeError(f"{self._file_path}: damaged calibration ({' '.join(str(error).split())})") from None
+        return parse_calibration(data, f"{self._file_path}: calibration")
 
     @property
     def frame_counts(self) -> dict[str, int]:
@@ -148,9 +161,10 @@ class TakeReader:
             for data in self._messages(file, "/mesh"):
                 try:
                     mesh = _mesh(data)
+                    known = mesh.topology in self.topologies
                 except DAMAGE as error:
                     raise TakeError(f"{self._file_path}: damaged mesh ({' '.join(str(error).split())})") from None
-                if mesh.topology not in self.topologies:
+                if not known:
                     raise TakeError(f"{self._file_path}: mesh {mesh.index} has no topology {mesh.topology}")
                 yield mesh
 

@@ -18,6 +18,7 @@ from fusion_server.receive import Receiver
 from fusion_server.synchronize import FrameSet, Synchronizer
 from fusion_server.takes import TakeReader, TakeWriter
 from protocol.calibration import Calibration, Camera, load_calibration, save_calibration
+from protocol.keys import make_pair
 from protocol.rig import Rig, parse_rig
 
 NAMES = ("cam0", "cam1", "cam2", "cam3")
@@ -28,8 +29,8 @@ def shade(camera: int, frame: int) -> int:
     return 20 + 40 * camera + 5 * frame
 
 
-@pytest.fixture
-def rig(tmp_path) -> Rig:
+@pytest.fixture(params=["plain", "curve"])
+def rig(tmp_path, request) -> Rig:
     """Four cameras at two nodes, playing a capture of flat pictures that tell camera and frame."""
     for frame in range(FRAMES):
         folder = tmp_path / "capture" / "frames" / f"{frame:03d}"
@@ -46,7 +47,10 @@ def rig(tmp_path) -> Rig:
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         ports = one.getsockname()[1], two.getsockname()[1]
     data = {"name": "test", "calibration": "capture/cameras.json", "fps": FPS, "camera": table}
-    made = parse_rig(data, "rig.toml", tmp_path)
+    made = parse_rig({**data, "wire": {"security": request.param}}, "rig.toml", tmp_path)
+    if request.param == "curve":
+        for who in (None, *made.nodes):
+            make_pair(made.wire.keys, who)
     return replace(
         made, server=replace(made.server, data_port=ports[0], control_port=ports[1], takes=tmp_path / "takes")
     )
