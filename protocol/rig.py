@@ -298,7 +298,7 @@ def save_rig(rig: Rig, path: str | Path) -> None:
         section = getattr(rig, name)
         plain = type(section)()
         if name in _PATHS:  # those of a rig that was made and not read may have no root yet
-            plain, section = (_rooted(each, _PATHS[name], rig.root) for each in (plain, section))
+            plain, section = _rooted(plain, _PATHS[name], folder), _rooted(section, _PATHS[name], rig.root)
         if name == "normals" and section.weights:
             section = replace(section, weights=Path(section.weights))
         values = [(f.name, getattr(section, f.name)) for f in fields(section)]

@@ -308,7 +308,7 @@ def test_a_node_that_records_what_nobody_here_began_is_told_that_it_ends_now(ben
     control = bench.control()
     control.hello("cam0", "cam1")
     assert isinstance(control.hear(), Welcome)
-    control.say(Report("pc1", "of_a_server_before_004", ()))
+    control.say(Report("pc1", "of_a_server_before_004", (), CLOCK))
     assert control.hear() == Record(False, "of_a_server_before_004", 0)
 
 
@@ -395,7 +395,7 @@ def test_nodes_are_asked_by_the_control_socket_and_one_that_is_not_there_harms_n
 
 def test_the_state_of_a_nodes_spool_is_known(bench):
     control = bench.control()
-    control.say(Report("pc1", "", (), SpoolReport(10, 2, 3, 4, "disk full")))
+    control.say(Report("pc1", "", (), CLOCK, SpoolReport(10, 2, 3, 4, "disk full")))
     until(lambda: bench.receiver.nodes()["pc1"]["spool"]["fault"], "the report")
     assert bench.receiver.nodes()["pc1"]["spool"] == {
         "kept": 10, "lost": 2, "waiting_bytes": 3, "free_bytes": 4, "fault": "disk full",
