@@ -111,6 +111,8 @@ class Link:
         self._server: int | None = None
         self._heard_at = 0.0  # on the control socket
         self._clock = ClockFilter()
+        if spool:
+            spool.use_clock(lambda node_ns: (self._clock.offset_ns, self._clock.sigma_ns))
         self._asked: int | None = None  # t0 of the clock request under way
         self._asked_at, self._asked_times = -1e9, 0
         self._reported_at = time.monotonic()
@@ -292,8 +294,6 @@ class Link:
                 if t0 == self._asked:
                     self._asked = None
                     self._clock.add(t0, t1, t2, arrived_ns)
-                    if self._spool:
-                        self._spool.set_clock(self._clock.offset_ns, self._clock.sigma_ns)
                 self._meet(server, now)
             case Record(on, take, at_ns) if sock is self._control:
                 self._record(take if on else "", at_ns, now)

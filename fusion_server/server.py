@@ -51,13 +51,13 @@ class Server:
         self.calibration = rig_calibration(rig)
         # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
         self.receiver = Receiver(rig, self.calibration, self._on_frame, on_tick=self._on_tick)
-        self.backfill = Backfiller(rig, self.receiver, self._recording)
         # Normals of one frame set are predicted while the surface of another is solved. A network that takes all cores
         # spends its time waiting for the one that the surface has.
         threads = rig.normals.threads or max(1, len(os.sched_getaffinity(0)) // 2)
         reconstructor = make_reconstructor(self.calibration, replace(rig.normals, threads=threads), rig.surface)
         self.pipeline = Pipeline(rig, self.calibration, reconstructor, Decoder(threads=2))
         self.pipeline.observe(self._on_result, self._on_fault, self._on_images)
+        self.backfill = Backfiller(rig, self.receiver, self._recording)  # before anyone can press the record button
         self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None
         self._take_lock = threading.Lock()
         self._take: TakeWriter | None = None
