@@ -28,7 +28,8 @@ class Server:
         return {"backfill": self.steps.pop(0)}
 
 
-BUSY, AWAY = {"take": "a_001", "queued": 1}, {"take": None, "queued": 1}
+BUSY = {"take": "a_001", "queued": 2, "stuck": 1}
+NEXT, AWAY = {"take": None, "queued": 2, "stuck": 1}, {"take": None, "queued": 2, "stuck": 2}
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ BUSY, AWAY = {"take": "a_001", "queued": 1}, {"take": None, "queued": 1}
         ([], False, 0, 0),  # nothing was recorded
         ([], True, 1, 0),  # nothing was missing
         ([BUSY] * 5, True, 6, 5),
-        ([AWAY, BUSY, AWAY, BUSY, BUSY], True, 3, 3),  # nobody is there any more who has something
+        ([NEXT, BUSY, NEXT, AWAY, BUSY], True, 4, 4),  # nobody is there any more who has something
     ],
 )
 def test_a_take_is_completed_as_far_as_nodes_are_there(steps, recording, waits, said):
