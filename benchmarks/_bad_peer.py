@@ -1,7 +1,7 @@
 """A program in the place of a node: knows the protocol and breaks it. python -m benchmarks._bad_peer RIG NODE SECONDS
 
-Sends good frames, and among them doubled, late, truncated, oversized and random ones, some of another version, of another
-node's camera or with a wrong checksum. Prints what it sent as one line of JSON.
+Sends good frames, and among them doubled, late, truncated, oversized and random ones, some of another version, of
+another node's camera or with a wrong checksum. Prints what it sent as one line of JSON.
 """
 
 from __future__ import annotations

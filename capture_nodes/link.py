@@ -118,6 +118,8 @@ class Link:
         self._server: int | None = None
         self._heard_at = 0.0  # on the control socket
         self._clock = ClockFilter()
+        if spool:
+            spool.use_clock(lambda node_ns: (self._clock.offset_at(node_ns), self._clock.sigma_at(node_ns)))
         self._asked: int | None = None  # t0 of the clock request under way
         self._asked_at, self._asked_times = -1e9, 0
         self._reported_at = time.monotonic()
@@ -201,12 +203,6 @@ class Link:
         step = self._clock.look(time.monotonic_ns(), self._now_ns(), time.monotonic_ns())
         if step:
             log.warning("node %s: this machine's clock was set by %+.3f s while it ran", self._node, step / 1e9)
-            self._tell_spool_the_time()
-
-    def _tell_spool_the_time(self) -> None:
-        if self._spool:
-            now_ns = self._now_ns()
-            self._spool.set_clock(self._clock.offset_at(now_ns), self._clock.sigma_at(now_ns))
 
     def _lose(self, now: float) -> None:
         """Begin again on both sockets."""
@@ -327,7 +323,6 @@ class Link:
                 if t0 == self._asked:
                     self._asked = None
                     self._clock.add(t0, t1, t2, arrived_ns)
-                    self._tell_spool_the_time()
                 self._meet(server, now)
             case Record(on, take, at_ns) if sock is self._control:
                 self._record(take if on else "", at_ns, now)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from capture_nodes.outbox import Waiting
 from protocol.clock import UNKNOWN_SIGMA_NS
+
+# The node's time, ns -> what to add to it for the server's and one standard deviation of that, ns. From any thread.
+Clock: TypeAlias = Callable[[int], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +48,12 @@ class PreRoll:
         while self.bytes > self._max_bytes:
             self.bytes -= len(self._pictures.popleft().waiting.jpeg)
 
-    def since(self, start_ns: int, offset_ns: int, sigma_ns: int) -> list[Picture]:
+    def since(self, start_ns: int, clock: Clock) -> list[Picture]:
         """Those exposed at a moment of the server's clock or later.
 
         Pictures from before the clock was known are timed by what is known now; while nothing is, all are taken.
         """
-        timed = [p if p.timed else Picture(p.waiting, offset_ns, sigma_ns) for p in self._pictures]
+        timed = [p if p.timed else Picture(p.waiting, *clock(p.waiting.captured.node_ns)) for p in self._pictures]
         return [picture for picture in timed if not picture.timed or picture.capture_ns >= start_ns]
 
     def bytes_a_second(self) -> float:

@@ -243,13 +243,17 @@ def _say(message: Holdings) -> Answer:
 def _within(entries: list[Entry], start_ns: int, end_ns: int) -> Spans:
     """Sequences from the first to the last picture exposed within the time.
 
-    One whose time is not known is inside, and so is what lies between two that are: a clock that was set does not tear
-    a hole into a take.
+    What lies between two that are inside is inside: a clock that was set does not tear a hole into a take. Pictures
+    from before the server's clock was known are timed by the first of the same process that knew it; where none did,
+    all are inside.
     """
+    known = [entry.offset_ns for entry in entries if entry.sigma_ns < UNKNOWN_SIGMA_NS]
+    if not known:
+        return of_numbers(entry.sequence for entry in entries)
     inside = [
         place
         for place, entry in enumerate(entries)
-        if entry.sigma_ns >= UNKNOWN_SIGMA_NS or start_ns <= entry.capture_ns <= end_ns
+        if start_ns <= entry.node_ns + (entry.offset_ns if entry.sigma_ns < UNKNOWN_SIGMA_NS else known[0]) <= end_ns
     ]
     return of_numbers(entry.sequence for entry in entries[inside[0] : inside[-1] + 1]) if inside else ()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from capture_nodes.outbox import Waiting
-from capture_nodes.preroll import Picture, PreRoll
+from capture_nodes.preroll import Clock, Picture, PreRoll
 from capture_nodes.spool_file import SpoolWriter, file_name
 from capture_nodes.spool_folder import RELEASED, delete_take, existing, folder_bytes, room_fault, short_of_room
 from protocol.clock import UNKNOWN_SIGMA_NS
@@ -109,7 +109,7 @@ class Spool:
         self._ready = threading.Condition()  # over everything that more than the writing thread uses
         self._queue: deque[_Entry] = deque()
         self._waiting = 0  # bytes of pictures in the queue
-        self._clock = (0, UNKNOWN_SIGMA_NS)
+        self._clock: Clock = lambda node_ns: (0, UNKNOWN_SIGMA_NS)
         self._pre_roll = PreRoll(int(config.preroll_mb * 2**20))
         self._misses: deque[tuple[int, str, int, int]] = deque(maxlen=_MISSES)  # when, camera, first, last
         self._take: _Take | None = None
@@ -139,13 +139,13 @@ class Spool:
         if self._thread.is_alive():
             log.error("node %s: the spool's disk is too slow; its last pictures are not kept", self._node)
 
-    def set_clock(self, offset_ns: int, sigma_ns: int) -> None:
-        """What is known of the server's clock from now on."""
-        self._clock = (offset_ns, sigma_ns)
+    def use_clock(self, clock: Clock) -> None:
+        """Whom to ask what is known of the server's clock; before this nothing is."""
+        self._clock = clock
 
     def put(self, waiting: Waiting) -> None:
         """A picture that a camera delivered; kept if a take is recorded."""
-        picture = Picture(waiting, *self._clock)
+        picture = Picture(waiting, *self._clock(waiting.captured.node_ns))
         with self._ready:
             self._pre_roll.add(picture)
             take = self._take
@@ -178,10 +178,10 @@ class Spool:
                 self._end_take("the next take began")
             self._take = _Take(take)
             self._open.add(take)
-            for picture in self._pre_roll.since(start_ns, *self._clock):
+            for picture in self._pre_roll.since(start_ns, self._clock):
                 self._keep(self._take, picture)
             for at_ns, camera, first, last in self._misses:
-                if at_ns + self._clock[0] >= start_ns:
+                if at_ns + self._clock(at_ns)[0] >= start_ns:
                     self._queue.append(_Lose(take, camera, first, last, _UNREAD))
             self._looked_at = -1e9  # look at the disk now
             self._ready.notify()

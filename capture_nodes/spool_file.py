@@ -114,8 +114,14 @@ class Entry:
     sequence: int
     offset: int  # of the frame record
     length: int
-    capture_ns: int  # server clock
+    node_ns: int
+    offset_ns: int  # server clock = node_ns + offset_ns
     sigma_ns: int
+
+    @property
+    def capture_ns(self) -> int:
+        """Exposure on the server's clock."""
+        return self.node_ns + self.offset_ns
 
 
 @dataclass
@@ -149,7 +155,8 @@ def read_index(file: BinaryIO, size: int) -> Index:
                 gap.append((len(index.entries), at))
                 continue
             place = body_at - len(head)
-            entry = Entry(header.sequence, place, end - place, header.capture_ns, header.offset_sigma_ns)
+            clock = header.node_ns, header.offset_ns, header.offset_sigma_ns
+            entry = Entry(header.sequence, place, end - place, *clock)
             index.entries.append(entry)
         elif kind == LOST:
             first, last, reason = msgpack.unpackb(head)

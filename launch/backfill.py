@@ -63,7 +63,7 @@ def _watch(work: Backfiller, stop: threading.Event, step: Callable[[str, int, in
         if status["take"]:
             step(status["take"], status["done"], status["total"])
         now = status["done"], status["take"], status["queued"]
-        if now != before:
+        if now != before or status["opening"]:
             before, since = now, time.monotonic()
         elif time.monotonic() - since >= patience_s:
             return

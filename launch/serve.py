@@ -66,13 +66,13 @@ def _complete_take(server: Server, say: Callable[[dict[str, Any]], None]) -> Non
     """End the take that is recorded and wait a while for what it lacks; the rest comes when the server is next here."""
     if server.stop_recording() is None:
         return
-    end, before = time.monotonic() + _BACKFILL_S, -1
+    end = time.monotonic() + _BACKFILL_S
     while time.monotonic() < end and not server.backfill.wait_idle(1.0):
         status = server.status()
         say(status)
-        if status["backfill"]["take"] is None and before == status["backfill"]["queued"]:
-            return  # it waits for nodes
-        before = status["backfill"]["queued"]
+        backfill = status["backfill"]
+        if backfill["take"] is None and backfill["stuck"] == backfill["queued"]:
+            return  # nobody is there who has something
 
 
 def say_json(status: dict[str, Any]) -> None:

@@ -87,7 +87,15 @@ class Backfiller:
         self._inbox: deque[_Letter] = deque()
         self._inbox_bytes = 0
         self._added: deque[Path] = deque()
-        self._status: dict[str, Any] = {"take": None, "done": 0, "total": 0, "waiting_for": [], "fault": ""}
+        self._status: dict[str, Any] = {
+            "take": None,
+            "done": 0,
+            "total": 0,
+            "waiting_for": [],
+            "stuck": 0,
+            "opening": False,
+            "fault": "",
+        }
         self._stop = threading.Event()
         self._queue = _Queue()
         self._job: _Job | None = None
@@ -120,11 +128,17 @@ class Backfiller:
         """A take has ended; its folder."""
         with self._ready:
             self._added.append(take)
+            self._status["queued"] += 1
             self._ready.notify()
 
     def status(self) -> dict[str, Any]:
-        """take (name, None when idle), done and total (pictures to fetch), waiting_for (nodes), queued (takes that
-        still want pictures, this one included), fault (one line, empty while there is none)."""
+        """The state at this moment, as plain values; from any thread.
+
+        take: the one in hand, None when there is none. opening: it is being read, which takes a while for a long one.
+        done, total: its pictures to fetch. waiting_for: nodes. queued: takes that want pictures, this one included.
+        stuck: those of them for which nothing can be done now, as their nodes are away or the disk is full. fault: one
+        line, empty while there is none.
+        """
         with self._ready:
             return dict(self._status)
 
@@ -133,7 +147,7 @@ class Backfiller:
         end = time.monotonic() + seconds
         while self._thread.is_alive() and not self._stop.is_set():
             with self._ready:
-                if not self._added and not self._status["queued"]:
+                if not self._status["queued"]:
                     return True
             if time.monotonic() >= end:
                 return False
@@ -175,7 +189,6 @@ class Backfiller:
                 self._ready.wait(_WAIT_S)
             added = list(self._added)
             self._added.clear()
-            self._status["queued"] += len(added)
         for path in added:
             self._queue.waiting.insert(0, path)
         connected = self._connected()
@@ -264,6 +277,8 @@ class Backfiller:
         queue.failed = {path: at for path, at in queue.failed.items() if now < at}
         while queue.waiting and self._job is None:
             path = queue.waiting.pop(0)
+            with self._ready:
+                self._status |= {"take": path.name, "done": 0, "total": 0, "opening": True}
             try:
                 job = self._open(path)
             except TakeError as error:
@@ -367,15 +382,17 @@ class Backfiller:
     def _tell(self) -> None:
         job, queue = self._job, self._queue
         wanted = job.work.wanted if job else 0
+        stuck = len(queue.parked) + len(queue.failed)
         status = {
             "take": job.path.name if job else None,
             "done": job.work.fetched if job else 0,
             "total": job.work.fetched + wanted if job else 0,
             "waiting_for": job.work.waiting_for(self._connected()) if job else [],
-            "queued": bool(job) + len(queue.waiting) + len(queue.parked) + len(queue.failed),
+            "stuck": stuck,
+            "opening": False,
         }
         with self._ready:
-            self._status |= status
+            self._status |= {**status, "queued": bool(job) + len(queue.waiting) + len(self._added) + stuck}
 
 
 def _sync(path: Path) -> None:

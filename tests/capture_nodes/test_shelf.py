@@ -28,9 +28,9 @@ from protocol.spans import join
 EVER = (0, 2**62)
 
 
-def frame(sequence, camera="a", incarnation=5, sigma=7, size=1000):
+def frame(sequence, camera="a", incarnation=5, sigma=7, size=1000, offset=0):
     at = sequence * 10
-    header = FrameHeader(camera, "pc1", sequence, sequence, at, at, 0, sigma, 6, 4, incarnation)
+    header = FrameHeader(camera, "pc1", sequence, sequence, at, at, offset, sigma, 6, 4, incarnation)
     return Frame(header, bytes([1 + sequence % 250]) * size)
 
 
@@ -126,6 +126,18 @@ def test_pictures_of_unknown_time_are_of_every_time(make, tmp_path):
     shelf = make()
     shelf.ask(Inventory(3, "t_001", 1000, 2000))
     assert said(shelf).holdings[0].held == ((0, 3),)
+
+
+def test_pictures_from_before_the_clock_was_known_are_timed_by_the_first_that_knew_it(make, tmp_path):
+    writer = SpoolWriter(tmp_path / "t_001" / file_name("a", 5))
+    for i in range(6):
+        writer.frame(frame(i, sigma=10**15))
+    for i in range(6, 10):
+        writer.frame(frame(i, offset=1000))
+    writer.close()
+    shelf = make()
+    shelf.ask(Inventory(3, "t_001", 1035, 1075))
+    assert said(shelf).holdings[0].held == ((4, 7),)
 
 
 def test_a_take_that_is_unknown_or_not_this_nodes_holds_nothing(make, spooled, tmp_path):

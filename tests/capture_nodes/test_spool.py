@@ -47,7 +47,7 @@ def make(tmp_path):
             disk_free=disk_free or (lambda folder: 10**12),
             make_writer=make_writer,
         )
-        it.set_clock(0, 1000)
+        it.use_clock(lambda node_ns: (0, 1000))
         it.start()
         made.append(it)
         return it
@@ -100,7 +100,7 @@ def test_a_camera_that_delivers_nothing_more_does_not_keep_a_take_open(make):
 
 def test_with_an_unknown_clock_nothing_is_left_out(make):
     spool = make()
-    spool.set_clock(0, 10**15)
+    spool.use_clock(lambda node_ns: (0, 10**15))
     for i in range(3):
         spool.put(waiting(i))
     spool.begin("t_001", 10**18)
@@ -111,10 +111,10 @@ def test_with_an_unknown_clock_nothing_is_left_out(make):
 
 def test_pictures_from_before_the_clock_was_known_are_timed_when_it_is(make):
     spool = make()
-    spool.set_clock(0, 10**15)
+    spool.use_clock(lambda node_ns: (0, 10**15))
     for i in range(5):
         spool.put(waiting(i))
-    spool.set_clock(100 * MS, 1000)
+    spool.use_clock(lambda node_ns: (100 * MS, 1000))
     spool.begin("t_001", 130 * MS)
     finish(spool)
     assert index(spool).held() == ((3, 4),)
@@ -298,7 +298,7 @@ def test_the_pre_roll_holds_the_newest_that_fit(sizes, most):
     ring = PreRoll(most)
     for i, size in enumerate(sizes):
         ring.add(Picture(waiting(i, size=size), 0, 1))
-    kept = [picture.waiting.sequence for picture in ring.since(0, 0, 1)]
+    kept = [picture.waiting.sequence for picture in ring.since(0, lambda node_ns: (0, 1))]
     assert ring.bytes == sum(sizes[i] for i in kept) <= most
     assert kept == list(range(len(sizes) - len(kept), len(sizes)))
     if len(kept) < len(sizes):
