@@ -182,8 +182,8 @@ class Server:
     def _tell(self) -> None:
         while not self._stop.wait(1.0):
             take = self._take
-            disk = {"disk": f"the take is not recorded any more: {take.failure}"} if take and take.failure else {}
-            self.watch.update(self.receiver.statistics(), self.receiver.nodes(), disk)
+            trouble = {"disk": take.trouble} if take and take.trouble else {}
+            self.watch.update(self.receiver.statistics(), self.receiver.nodes(), trouble)
             if self.preview:
                 self.preview.update_status(self.status())
 
