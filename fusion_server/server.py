@@ -53,6 +53,8 @@ class Server:
         self.calibration = rig_calibration(rig)
         # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
         self.receiver = Receiver(rig, self.calibration, self._on_frame, on_tick=self._on_tick)
+        self._whole = False  # made to the end: there is a status
+        self.metrics = _serve_metrics(self)
         # Normals of one frame set are predicted while the surface of another is solved. A network that takes all cores
         # spends its time waiting for the one that the surface has.
         threads = rig.normals.threads or max(1, len(os.sched_getaffinity(0)) // 2)
@@ -68,7 +70,7 @@ class Server:
         self._stop = threading.Event()
         self._thumbnails_at = 0.0
         self._extra_status: dict[str, Any] = {}
-        self.metrics = _serve_metrics(self)
+        self._whole = True
 
     def start(self) -> None:
         """Start every thread; nodes may come and go from now on."""
@@ -192,7 +194,7 @@ def _serve_metrics(server: Server) -> MetricsServer | None:
     config = server.rig.server
     if not config.metrics_port:
         return None
-    collector = ServerCollector(server.status, server.receiver.nodes)
+    collector = ServerCollector(lambda: server.status() if server._whole else None, server.receiver.nodes)
     metrics = MetricsServer(config.metrics_host, config.metrics_port, collector, "server.metrics_port")
     log.info("metrics for Prometheus: http://%s:%d/metrics", config.metrics_host, metrics.port)
     return metrics
