@@ -41,12 +41,17 @@ _CLOCK = (
 class ServerCollector:
     """Metrics out of ``Recorder.status()``, the server's with meshes, and ``Receiver.nodes()``."""
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]], nodes: Callable[[], Mapping[str, Mapping[str, Any]]]):
+    def __init__(
+        self, status: Callable[[], Mapping[str, Any] | None], nodes: Callable[[], Mapping[str, Mapping[str, Any]]]
+    ):
+        """A status of None: there is none yet, and there are no metrics."""
         self._status, self._nodes = status, nodes
 
     def collect(self) -> Iterable[Metric]:
         """Everything, as it is now."""
         status, nodes = self._status(), self._nodes()
+        if status is None:
+            return
         yield from _cameras(status["cameras"])
         yield gauge("node_connected", "Whether a node is connected", _OF_NODE, _each(nodes, "connected"))
         clocks = {name: clock for name, clock in status["clocks"].items() if clock}

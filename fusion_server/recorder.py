@@ -58,10 +58,12 @@ class Recorder:
         self._teller = threading.Thread(target=self._tell, name="status")
         self._stop = threading.Event()
         self._extra_status: dict[str, Any] = {}
-        self._metrics = _serve_metrics(self)
+        self._started = False
+        self._metrics = self._serve_metrics()
 
     def start(self) -> None:
         """Start every thread; nodes may come and go from now on."""
+        self._started = True
         self.receiver.start()
         self.backfill.start()
         self._teller.start()
@@ -161,16 +163,16 @@ class Recorder:
     def _tell(self) -> None:
         while not self._stop.wait(STATUS_PERIOD_S):
             take = self._take
-            disk = {"disk": f"the take is not recorded any more: {take.failure}"} if take and take.failure else {}
-            self.watch.update(self.receiver.statistics(), self.receiver.nodes(), disk)
+            trouble = {"disk": take.trouble} if take and take.trouble else {}
+            self.watch.update(self.receiver.statistics(), self.receiver.nodes(), trouble)
             self._told()
 
-
-def _serve_metrics(recorder: Recorder) -> MetricsServer | None:
-    config = recorder.rig.metrics
-    if not config.server_port:
-        return None
-    collector = ServerCollector(recorder.status, recorder.receiver.nodes)
-    metrics = MetricsServer(config.host, config.server_port, collector, "metrics.server_port")
-    log.info("metrics for Prometheus: http://%s:%d/metrics", config.host, metrics.port)
-    return metrics
+    def _serve_metrics(self) -> MetricsServer | None:
+        config = self.rig.metrics
+        if not config.server_port:
+            return None
+        # The port is bound with the others, before anything is compiled; until all is made there is nothing to say.
+        collector = ServerCollector(lambda: self.status() if self._started else None, self.receiver.nodes)
+        metrics = MetricsServer(config.host, config.server_port, collector, "metrics.server_port")
+        log.info("metrics for Prometheus: http://%s:%d/metrics", config.host, metrics.port)
+        return metrics

@@ -43,8 +43,9 @@ class _CameraTime:
     age_ns: int | None = None  # least from exposure to arrival since the last update
     sigma_ns: int = UNKNOWN_SIGMA_NS
     untriggered: bool = False  # since the last update
-    captured: int | None = None  # as reported at the last update
+    captured: int | None = None  # as reported last
     dropped: int = 0
+    drop_share: float = 0.0  # of the pictures taken between the last two reports
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Timing:
             self._judge_node(tell, name, node, now_s)
         for name, camera in cameras.items():
             self._judge_camera(tell, name, camera, nodes[camera["node"]]["connected"], now_s)
+        self._judge_drops(tell, cameras, nodes)
         others = {f"other:{key}": text for key, text in (others or {}).items()}
         for key in {*others, *self.alarms.keys("other:")}:
             tell(key, key in others, others.get(key, ""), raise_after_s=0.0)
@@ -222,16 +224,6 @@ class Timing:
         text += "check its exposure time, its trigger and its cable"
         tell(f"slow:{name}", _below(gives / rate, _SLOW) if fresh and gives is not None else False, text)
 
-        captured, dropped = camera["captured"], camera["dropped"]
-        before, lost = state.captured, dropped - state.dropped
-        state.captured, state.dropped = captured, dropped
-        if before is not None and captured > before and fresh:
-            text = f"camera {name}: {max(lost, 0)} of the last {captured - before} pictures dropped at its node; "
-            text += "the server, the network or the node is too slow for this rate and picture size"
-            tell(f"dropping:{name}", _beyond(lost / (captured - before), _DROPPING), text, raise_after_s=3.0)
-        elif not fresh:
-            tell(f"dropping:{name}", False, "")
-
         frozen = state.repeats >= max(_LEAST_FROZEN, round(rate))
         text = f"camera {name} is frozen: the same picture {state.repeats} times over, with fresh timestamps; "
         text += "restart the camera (or take its lens cap off)"
@@ -247,6 +239,28 @@ class Timing:
         text += "or its times do not agree with the other cameras'"
         tell(f"apart:{name}", _beyond(share, _APART) if fresh and not frozen else False, text, raise_after_s=3.0)
         self._judge_age(tell, name, state)
+
+    def _judge_drops(
+        self, tell: Any, cameras: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """One alarm for all: what drops at one node is mostly for want of something that all share."""
+        shares = {}
+        for name, camera in cameras.items():
+            state, captured, dropped = self._cameras[name], camera["captured"], camera["dropped"]
+            before, lost = state.captured, dropped - state.dropped
+            if before is not None and captured != before:
+                state.captured, state.dropped = captured, dropped
+                state.drop_share = max(0.0, lost / (captured - before)) if captured > before else 0.0
+            elif before is None and captured:
+                state.captured, state.dropped = captured, dropped
+            shares[name] = state.drop_share if nodes[camera["node"]]["connected"] else 0.0
+        worst = max(shares, key=lambda name: shares[name])
+        many = [name for name, share in shares.items() if share > _DROPPING[1]]
+        text = (
+            f"pictures of {', '.join(many)} are dropped at the nodes, of {worst} {100 * shares[worst]:.0f} %; the "
+            "server, the network or the node is too slow for this rate and picture size"
+        )
+        tell("dropping", _beyond(shares[worst], _DROPPING), text, raise_after_s=3.0)
 
     def _judge_age(self, tell: Any, name: str, state: _CameraTime) -> None:
         """Pictures from the future, and the 37 s when it is a camera's own clock that is taken for the node's."""

@@ -21,6 +21,9 @@ UNKNOWN_SIGMA_NS = 10**15  # eleven days: what a frame carries before the first 
 _WINDOW = 16  # exchanges of which the least rtt counts as today's
 _GROUP = 8  # exchanges of which one is kept for the line
 _KEPT = 24  # kept ones: 48 s at four exchanges a second
+_FEW = 2  # kept ones: until then every exchange of the group counts
+_SHORTER = (6, 12)  # of the kept ones, where a line does not fit all of them
+_MISFIT = 4.0  # times worse than the best fit is too bad
 _CRYSTAL = 50e-6  # one standard deviation of the rate of two clocks that run free
 _WANDER = 0.3e-6  # how much a rate has changed after a while, one standard deviation
 _STAMP_NS = 1_500.0  # scatter of a timestamp itself
@@ -187,42 +190,58 @@ class ClockFilter:
         self._group.clear()
 
     def _lay(self, now_ns: int) -> None:
-        """A weighted least-squares line, its slope tied to zero by what crystals do."""
-        points = [*self._kept, min(self._group)] if self._group else list(self._kept)
+        """The line through as many of the kept exchanges as one line fits: fewer where the rate has changed."""
+        few = len(self._kept) < _FEW
+        points = [*self._kept, *(self._group if few or not self._group else [min(self._group)])]
         least, *others = sorted({*points, *self._recent})[:_FLOOR]
         # Of an exchange that took longer by x, up to x / 2 may be a queue on one way. Even the best one may have met a
         # queue: how near the next best come says how likely that is.
         floor = (others[-1].rtt_ns - least.rtt_ns) / 2 if others else 0.0
-        base, at = points[-1].offset_ns, points[-1].at_ns
-        weights, times, offsets = [], [], []
-        for rtt, offset, t in points:
-            doubt = _STAMP_NS**2 + floor**2 + ((rtt - least.rtt_ns) / 2) ** 2 + (_WANDER * (now_ns - t)) ** 2
-            weights.append(1.0 / doubt)
-            times.append(float(t - at))
-            offsets.append(float(offset - base))
-        total = sum(weights)
-        mean_t = sum(w * t for w, t in zip(weights, times, strict=True)) / total
-        mean_o = sum(w * o for w, o in zip(weights, offsets, strict=True)) / total
-        across = sum(w * (t - mean_t) * (o - mean_o) for w, t, o in zip(weights, times, offsets, strict=True))
-        along = sum(w * (t - mean_t) ** 2 for w, t in zip(weights, times, strict=True)) + _CRYSTAL**-2
-        drift = across / along
-        # Where points scatter more than their weights say, everything is known that much less well.
-        scatter = sum(
-            w * (o - mean_o - drift * (t - mean_t)) ** 2 for w, t, o in zip(weights, times, offsets, strict=True)
-        )
-        worse = max(1.0, scatter / max(1, len(points) - 2)) if len(points) > 2 else 1.0
-        best = min(self._recent).rtt_ns
+        doubts = [
+            _STAMP_NS**2 + floor**2 + ((rtt - least.rtt_ns) / 2) ** 2 + (_WANDER * (now_ns - at)) ** 2
+            for rtt, _, at in points
+        ]
+        fits = [_fit(points[-n:], doubts[-n:]) for n in {len(points), *(n for n in _SHORTER if n < len(points))}]
+        best = min(fit.worse for fit in fits)
+        fit = max((fit for fit in fits if fit.worse <= _MISFIT * best), key=lambda fit: fit.points)
         self._line = _Line(
-            at_ns=at + round(mean_t),
-            offset_ns=mean_o,
-            base_ns=base,
-            drift=drift,
-            offset_var=worse / total,
-            drift_var=worse / along,
-            ways_var=(best / 2) ** 2 / 3,  # uniform within rtt / 2
+            at_ns=fit.at_ns,
+            offset_ns=fit.offset_ns,
+            base_ns=fit.base_ns,
+            drift=fit.drift,
+            offset_var=fit.worse / fit.total,
+            drift_var=fit.worse / fit.along,
+            ways_var=(min(self._recent).rtt_ns / 2) ** 2 / 3,  # uniform within rtt / 2
             newest_ns=now_ns,
-            rtt_ns=best,
+            rtt_ns=min(self._recent).rtt_ns,
         )
+
+
+class _Fit(NamedTuple):
+    at_ns: int
+    offset_ns: float
+    base_ns: int
+    drift: float
+    total: float  # weight, 1 / ns^2
+    along: float  # weight times squared time
+    worse: float  # how many times more the points scatter (squared) than their doubts say, at least 1
+    points: int
+
+
+def _fit(points: list[Exchange], doubts: list[float]) -> _Fit:
+    """A weighted least-squares line, its slope tied to zero by what crystals do. doubts: variances."""
+    base, at = points[-1].offset_ns, points[-1].at_ns  # so that floats hold what is left
+    rows = [
+        (1 / doubt, float(p.at_ns - at), float(p.offset_ns - base)) for p, doubt in zip(points, doubts, strict=True)
+    ]
+    total = sum(w for w, _, _ in rows)
+    mean_t = sum(w * t for w, t, _ in rows) / total
+    mean_o = sum(w * o for w, _, o in rows) / total
+    along = sum(w * (t - mean_t) ** 2 for w, t, _ in rows) + _CRYSTAL**-2
+    drift = sum(w * (t - mean_t) * (o - mean_o) for w, t, o in rows) / along
+    scatter = sum(w * (o - mean_o - drift * (t - mean_t)) ** 2 for w, t, o in rows)
+    worse = max(1.0, scatter / (len(rows) - 2)) if len(rows) > 2 else 1.0
+    return _Fit(at + round(mean_t), mean_o, base, drift, total, along, worse, len(rows))
 
 
 def _moved(exchange: Exchange, step: int) -> Exchange:

@@ -195,6 +195,15 @@ class TakeWriter:
         self._put_map("/statistics", time.time_ns(), plain(dict(values)), vital=True)
 
     @property
+    def trouble(self) -> str:
+        """What is wrong with the take, one line: nothing is written any more, or not everything. Empty: all is well."""
+        if self.failure:
+            return f"take {self.path.name} is not recorded any more: {self.failure}"
+        with self._ready:
+            lost = sum(self._lost.values())
+        return f"take {self.path.name} lacks {lost} records, as the server's disk is too slow" if lost else ""
+
+    @property
     def waiting_bytes(self) -> int:
         """What waits for the disk."""
         return self._waiting

@@ -109,6 +109,12 @@ def test_the_servers_numbers(serve):
     assert scrape(port)["headstream_frames_received_total", *camera] == 301
 
 
+def test_before_the_server_is_made_there_are_only_the_processs_own(serve):
+    seen = scrape(serve(ServerCollector(lambda: None, nodes)))
+    assert seen["process_resident_memory_bytes",] > 1e6
+    assert not [key for key in seen if key[0].startswith("headstream")]
+
+
 class Node:
     """Stands for a node."""
 

@@ -263,8 +263,10 @@ def test_a_slow_disk_loses_frames_and_says_so(tmp_path, monkeypatch):
         tmp_path, "slow", make_rig(), make_calibration(), queue_bytes=42_700
     )  # four frames and a topology
     number = take.topology(FACES, UV)
+    assert take.trouble == ""
     for i in range(20):
         take.frame(frame("cam0", i, 10_000))
+    assert re.fullmatch(r"take slow_001 lacks 1[567] records, as the server's disk is too slow", take.trouble)
     assert 42_000 < take._waiting <= 42_700
     assert take.topology(FACES[:1]) == number + 1  # small and needed: never dropped
     go.set()
@@ -295,6 +297,7 @@ def test_a_full_disk_ends_the_take_and_not_the_server(tmp_path, monkeypatch, cap
     while not take.failure and time.monotonic() < deadline:
         time.sleep(0.005)
     assert "No space left on device" in take.failure and str(take.path) in take.failure
+    assert take.trouble.startswith("take full_001 is not recorded any more: ") and "No space left" in take.trouble
     take.frame(frame("cam0", 50))
     info = take.close()
     assert info["failure"] == take.failure and not info["finished"]

@@ -265,8 +265,13 @@ def test_a_camera_far_below_the_rate_and_one_whose_pictures_are_dropped():
     for _ in range(6):
         rig.cameras["cam1"]["dropped"] += 3
         said += rig.step()
-    assert said == ["-slow:cam0", "+dropping:cam1"]
-    assert "3 of the last 10 pictures dropped" in rig.text("dropping:cam1")
+    assert said == ["-slow:cam0", "+dropping"]
+    assert rig.text("dropping").startswith("pictures of cam1 are dropped at the nodes, of cam1 30 %")
+    for camera in rig.cameras.values():
+        camera["dropped"] += 5
+    assert rig.step() == []
+    assert "pictures of cam0, cam1 are dropped" in rig.text("dropping")
+    assert rig.step(6) == ["-dropping"]
 
 
 def test_a_camera_that_fits_no_set():

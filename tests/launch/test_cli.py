@@ -1,6 +1,7 @@
 """The command line as a person meets it: one clear line for what is wrong, and an exit status that scripts can use."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -15,6 +16,15 @@ node = "pc0"
 driver = "replay"
 options = {capture = "capture"}
 """
+
+
+@pytest.fixture
+def free_port():
+    def find():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            return free.getsockname()[1]
+
+    return find
 
 
 def headstream(*arguments, cwd=None):
@@ -64,6 +74,20 @@ def test_a_server_without_calibration_says_so(tmp_path):
     rig = tmp_path / "rig.toml"
     rig.write_text(RIG)
     assert "cameras.json" in one_line(headstream("serve", rig, "--no-preview"))
+
+
+def test_a_metrics_port_in_use_is_said_at_once(tmp_path, free_port):
+    camera = {"name": "cam00", "width": 8, "height": 8, "K": [[8, 0, 4], [0, 8, 4], [0, 0, 1]]}
+    camera |= {"R": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "t": [0, 0, 1]}
+    (tmp_path / "cameras.json").write_text(json.dumps({"version": 1, "cameras": [camera]}))
+    ports = [free_port() for _ in range(2)]
+    rig = tmp_path / "rig.toml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        keys = f"data_port = {ports[0]}\ncontrol_port = {ports[1]}\nmetrics_port = {port}\n"
+        rig.write_text(f"{RIG}[server]\n{keys}")
+        said = one_line(headstream("serve", rig, "--no-preview"))
+    assert f"127.0.0.1:{port}" in said and "server.metrics_port" in said
 
 
 def test_a_folder_that_is_no_capture_is_refused(tmp_path):
