@@ -14,7 +14,7 @@ import time
 RATE = 2_000_000  # bytes a second of one stranger: to be a nuisance, and not to take all cores from whom he annoys
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)  # ZMTP 3.0
 CURVE = GREETING.replace(b"NULL".ljust(20, b"\0"), b"CURVE".ljust(20, b"\0"))
-READY = b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
+READY = b"\x04\x29\x05READY\x0bSocket-Type\0\0\0\x06DEALER\x08Identity\0\0\0\0"
 HUGE = (  # frames that announce more than they bring: a long message, a long command, with more to come
     b"\x02" + (1 << 62).to_bytes(8, "big"),
     b"\x06" + (1 << 40).to_bytes(8, "big"),
