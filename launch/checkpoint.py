@@ -5,32 +5,24 @@
     <out>/.reconstruct/state           frames done, bytes of entries that count, and the reconstructor after them
 
 ``state`` is replaced as a whole, after everything that it counts has been written: a process killed at any moment
-leaves the last frame's state or the one before. It is a pickle of the project's own dataclasses and of arrays; reading
-takes nothing else, so a folder from elsewhere runs no code.
+leaves the last frame's state or the one before. It holds arrays and the project's own classes (``launch.freeze``), so
+that a folder from elsewhere runs no code.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import pickle
 import shutil
 import zlib
 from pathlib import Path
 from typing import Any
 
+from launch.freeze import FreezeError, freeze, thaw
 from protocol.errors import HeadstreamError
 
 FOLDER = ".reconstruct"
 _ROOMS = ("fusion_server.", "geometry.", "protocol.")
-_ARRAYS = {
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
 
 
 class Checkpoint:
@@ -70,7 +62,7 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _save(self, state: Any) -> None:
-        data = pickle.dumps((self.done, self._bytes, self.stage, state), protocol=5)
+        data = freeze((self.done, self._bytes, self.stage, state), _ROOMS)
         _replace(self.folder / "state", zlib.crc32(data).to_bytes(4, "little") + data)
 
     def _load(self) -> bool:
@@ -78,25 +70,12 @@ class Checkpoint:
         if len(held) < 4 or zlib.crc32(held[4:]) != int.from_bytes(held[:4], "little"):
             return False
         try:
-            self.done, self._bytes, self.stage, self.state = _Ours(io.BytesIO(held[4:])).load()
-        except (pickle.UnpicklingError, AttributeError, ImportError, TypeError, ValueError, EOFError):
+            self.done, self._bytes, self.stage, self.state = thaw(held[4:], _ROOMS)
+        except (FreezeError, TypeError, ValueError):
             return False  # of another version of the program
         lines = _read(self.folder / "entries.jsonl")[: self._bytes].splitlines()
         self.entries = [json.loads(line) for line in lines]
         return len(self.entries) == self.done
-
-
-class _Ours(pickle.Unpickler):
-    """Makes nothing but arrays and classes of the project."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ARRAYS:
-            return super().find_class(module, name)
-        if module.startswith(_ROOMS) and "." not in name:
-            found = super().find_class(module, name)
-            if isinstance(found, type) and found.__module__ == module:
-                return found
-        raise pickle.UnpicklingError(f"{module}.{name} does not belong into a checkpoint")
 
 
 def fingerprint(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import zmq
 
 from benchmarks import fuzz
-from benchmarks._hostile import attack
+from benchmarks._hostile import GREETING, READY, attack, say
 from fusion_server.receive import Receiver
 from protocol.calibration import Calibration, Camera
 from protocol.keys import make_pair
@@ -37,6 +38,24 @@ def test_a_crash_would_be_seen(tmp_path, monkeypatch):
     pytest.importorskip("atheris")
     found = fuzz.parser("no such parser", 1000, 7, tmp_path)
     assert "KeyError" in found["crash"]
+
+
+def test_the_strangers_speak_zeromq_well_enough_to_be_heard():
+    """Else all that they send would end at the handshake."""
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    try:
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        with socket.create_connection(("127.0.0.1", port), 5) as peer:
+            message = b"\x01\x03abc\x00\x02de"
+            say(peer, GREETING + READY + message)
+            for _ in range(50):
+                if router.poll(100):
+                    break
+                peer.sendall(message)
+            assert router.recv_multipart(zmq.NOBLOCK)[1:] == [b"abc", b"de"]
+    finally:
+        context.destroy(linger=0)
 
 
 @pytest.mark.parametrize("security", ["plain", "curve"])
