@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 QUEUE_BYTES = 512 << 20  # what may wait for the disk
 _OVERHEAD = 512  # bytes that a small record costs while it waits
 _LAST_TAKE = 999
+_RESERVE = "take.json.room"  # beside it, as large as it may get: a full disk must not keep the take's end unwritten
+_RESERVE_BYTES = 256 << 10
 
 
 class TakeWriter:
@@ -107,6 +109,7 @@ class TakeWriter:
             )
             self._write_head(rig, calibration)
             self._write_info()
+            (self.path / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
         except OSError as error:
             raise TakeError(f"{self.path}: cannot be written ({error.strerror})") from None
         self._thread = threading.Thread(target=self._run, name=f"take {self.path.name}", daemon=True)
@@ -257,6 +260,7 @@ class TakeWriter:
             "lost": dict(sorted(self._lost.items())),
         }
         try:
+            (self.path / _RESERVE).unlink(missing_ok=True)
             self._write_info()
         except OSError as error:
             log.error("%s: cannot be written (%s)", self.path / INFO_NAME, error.strerror)

@@ -85,7 +85,7 @@ def logs(
 
     try:
         outcomes = asyncio.run(read_logs(rig, loaded, pcs, lines, follow, say))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # BrokenPipe: who read this, such as `head`, has enough
         raise typer.Exit(0) from None
     _end(outcomes, False, silent=True)
 

@@ -168,7 +168,10 @@ async def reach(config: PcConfig) -> AsyncIterator[Pc]:
         homes = [line[5:] for line in str(asked.stdout).splitlines() if line.startswith("home:/")]
         if not homes:
             raise RemoteError("its login shell is no POSIX shell with a HOME; headstream's nodes run on Linux")
-        yield Pc(config, connection, homes[-1])
+        try:
+            yield Pc(config, connection, homes[-1])
+        except (asyncssh.Error, ConnectionResetError) as error:  # in the midst of something
+            raise RemoteError(f"the connection broke ({_text(error)})") from None
 
 
 def _why_not(config: PcConfig, error: BaseException) -> str:

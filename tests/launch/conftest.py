@@ -30,6 +30,7 @@ class SshPcs:
         self.port = 0
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self.commands: list[tuple[str, str]] = []
+        self._connections: dict[str, list[asyncssh.SSHConnection]] = {}
         self._children: list[asyncio.subprocess.Process] = []
         self._client_key = asyncssh.generate_private_key("ssh-ed25519")
         self._loop = asyncio.new_event_loop()
@@ -100,6 +101,7 @@ class SshPcs:
     async def _run(self, process: asyncssh.SSHServerProcess) -> None:
         name = process.get_extra_info("username")
         self.commands.append((name, process.command or ""))
+        self._connections.setdefault(name, []).append(process.channel.get_connection())
         environment = {**os.environ, "HOME": str(self.home(name))}
         child = await asyncio.create_subprocess_shell(
             process.command or "true",
@@ -133,6 +135,15 @@ class SshPcs:
             feeding.cancel()
             if child.returncode is None:
                 os.killpg(child.pid, signal.SIGHUP)
+
+    def drop(self, name: str) -> None:
+        """Break the connections of that PC, as a cable does."""
+
+        async def abort() -> None:
+            for connection in self._connections.get(name, []):
+                connection.abort()
+
+        self._on_loop(abort())
 
     def _on_loop(self, work):
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)

@@ -1,5 +1,6 @@
 """The PCs of a rig over a real SSH connection: brought up to date, started, asked, read, ended; and what goes wrong."""
 
+import asyncio
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ import time
 import asyncssh
 import pytest
 
+from launch.remote.jobs import read_logs, rig_with_pcs
 from launch.remote.labels import labelled
 from protocol.errors import HeadstreamError
 
@@ -174,6 +176,44 @@ def test_a_calibration_elsewhere_is_refused_before_any_pc_is_touched(headstream,
     assert code == 2
     assert "so keep both in one folder" in said
     assert not ssh_pcs.commands
+
+
+def test_a_log_is_followed_across_a_broken_connection(headstream, installed, ssh_pcs):
+    """It ended all of them, with a traceback."""
+    assert headstream("deploy", installed)[0] == 0
+    logs = {}
+    for name in ("pc1", "pc2"):
+        logs[name] = ssh_pcs.home(name) / "headstream" / "rig" / ".headstream" / f"{name}.log"
+        logs[name].parent.mkdir(parents=True)
+        logs[name].write_text("camera cam0: old\n")
+    rig, pcs = rig_with_pcs(installed)
+    said = []
+
+    def write_until_said(name, line):
+        async def write():
+            while f"[{name}] {line}" not in said:
+                with logs[name].open("a") as file:
+                    file.write(line + "\n")
+                await asyncio.sleep(0.1)
+
+        return asyncio.wait_for(write(), 20)
+
+    async def story():
+        following = asyncio.create_task(read_logs(installed, rig, pcs, 1, True, said.append))
+        await write_until_said("pc1", "before")
+        await write_until_said("pc2", "before")
+        await asyncio.to_thread(ssh_pcs.drop, "pc1")
+        await write_until_said("pc1", "after")
+        await write_until_said("pc2", "after")
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+
+    asyncio.run(story())
+    assert said[0] == "[pc1/cam0] camera cam0: old" or "[pc2] camera cam0: old" in said[0]
+    broken = [line for line in said if "no log: " in line]
+    assert broken
+    assert all(line.startswith("[pc1] no log: the connection broke") for line in broken)
 
 
 @pytest.mark.parametrize(
