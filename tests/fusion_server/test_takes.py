@@ -377,3 +377,22 @@ def test_closing_twice_and_writing_afterwards_do_no_harm(tmp_path):
     take.frame(frame("cam0", 99))
     assert take.close() == take.close()
     assert TakeReader(take.path).frame_counts["cam0"] == 6
+
+
+def test_a_disk_that_is_full_still_takes_the_end_of_the_take(tmp_path):
+    """What is missing is looked for between the take's start and end, so both must be known."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]).returncode:
+        pytest.skip("needs root and a tmpfs")
+    try:
+        take = TakeWriter(small, "full", make_rig(), make_calibration())
+        for i in range(40):
+            take.frame(frame("cam0", i, size=50_000))
+        take.close(ended_ns=10**18)
+        assert "No space left" in take.failure
+        info = json.loads((take.path / "take.json").read_text(encoding="utf-8"))
+        assert info["ended_ns"] == 10**18 and not info["finished"] and info["lost"]["/camera/cam0"] > 0
+        assert sorted(path.name for path in take.path.iterdir()) == ["take.json", "take.mcap"]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
