@@ -226,7 +226,7 @@ def _lost_alone(q: Question, incarnation: int, from_ns: int, to_ns: int) -> Miss
     """A process of which no picture is there: what it says that it lost."""
     spans = join((first, last) for first, last, _ in q.lost[incarnation])
     reasons = "; ".join(dict.fromkeys(reason for _, _, reason in q.lost[incarnation]))
-    most = math.ceil((to_ns - from_ns) * q.fps / 1e9)  # a node can say what it wants
+    most = round((to_ns - from_ns) * q.fps / 1e9)  # a node can say what it wants
     frames = min(sum(last - first + 1 for first, last in spans), max(1, most))
     sequences = (spans[0][0], spans[-1][1]) if spans else None
     return _made(q, frames, None, sequences, incarnation, (from_ns, to_ns), reasons)

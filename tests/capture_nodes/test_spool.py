@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capture_nodes.drivers.base import Captured
@@ -293,6 +293,7 @@ def test_rules_of_room():
     assert "room for 0.0 minutes" in short_of_room(2 * 10**9, 0, 10e6, config)
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(0, 200))
 def test_the_pre_roll_holds_the_newest_that_fit(sizes, most):
     ring = PreRoll(most)

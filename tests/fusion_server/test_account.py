@@ -1,7 +1,7 @@
 """What is missing from a take, and why: every picture that should be there is there or in the list, once."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_server.takes.account import NOT_DELIVERED, Missing, Question, Seen, account
@@ -109,6 +109,7 @@ def test_a_node_that_does_not_answer_is_the_reason_of_everything():
     assert [(m.frames, m.reason) for m in missing] == [(10, away), (50, away)]
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     st.sets(st.integers(1001, 1099), min_size=4),
     st.sets(st.integers(1001, 1099)),

@@ -180,7 +180,7 @@ def test_before_a_node_has_answered_it_is_the_reason():
 
 
 class Unreliable:
-    """A node that holds pictures, loses some messages, dies now and then, and ends files with losses."""
+    """A node that holds pictures, of which some are torn, and whose connection breaks again and again."""
 
     def __init__(self, rng: random.Random, held: set[int], torn: set[int]):
         self.rng, self.held, self.torn = rng, held, torn
@@ -193,15 +193,18 @@ class Unreliable:
                 parts = (holding,) if closed else ()
                 work.holdings("pc0", Holdings(question.number, "t_001", 0, 1, closed, parts), now)
             return
+        breaks = self.rng.random() < 0.4  # the connection, somewhere on the way
         for sequence in numbers(question.spans):
-            if sequence not in self.torn and self.rng.random() < 0.7:
+            if breaks and self.rng.random() < 0.2:
+                return
+            if sequence not in self.torn:
                 work.frame("pc0", question.number, header("a", sequence), now)
-        if self.rng.random() < 0.8:
+        if not breaks:  # it comes behind the frames by the same connection
             lost = tuple((i, i, "damaged") for i in numbers(question.spans) if i in self.torn)
             work.fetched_all("pc0", Fetched(question.number, 1, lost))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(0, 2**32), st.sets(st.integers(0, 99)), st.sets(st.integers(0, 99)), st.sets(st.integers(0, 99)))
 def test_whatever_goes_wrong_on_the_way_everything_held_comes_or_is_named(seed, held, torn, have):
     rng = random.Random(seed)

@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import spans
@@ -6,6 +6,7 @@ from protocol import spans
 sets = st.sets(st.integers(0, 60))
 
 
+@settings(deadline=None, derandomize=True)
 @given(sets, sets)
 def test_spans_are_sets(one, other):
     a, b = spans.of_numbers(one), spans.of_numbers(other)
@@ -17,6 +18,7 @@ def test_spans_are_sets(one, other):
     assert all(spans.holds(a, number) == (number in one) for number in range(62))
 
 
+@settings(deadline=None, derandomize=True)
 @given(sets, st.integers(-1, 70))
 def test_the_first_few(one, most):
     few = spans.first_few(spans.of_numbers(one), most)
