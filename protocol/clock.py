@@ -175,12 +175,11 @@ class ClockFilter:
 
     def _line_of(self, node_ns: int) -> _Line | None:
         """The line that holds at a moment: the one before the last step for what was exposed before it."""
-        if self._before is not None:
-            line, last_ns, first_ns = self._before
+        before, now_ns = self._before, self._now_ns
+        if before is not None and now_ns - before[2] <= _LINGER_NS:
+            line, last_ns, first_ns = before
             step = first_ns - last_ns
-            if self._now_ns - first_ns > _LINGER_NS:
-                self._before = None
-            elif node_ns <= last_ns if step > 0 else node_ns > self._now_ns - step // 2:
+            if node_ns <= last_ns if step > 0 else node_ns > now_ns - step // 2:
                 return line  # earlier than a step forward or, as nothing is exposed in the future, than one back
         return self._line
 
