@@ -36,7 +36,7 @@ from protocol.errors import HeadstreamError
 from protocol.rig import load_rig
 
 WAIT_S = 90.0  # for a take's end, backfill included
-SMALL_DISK = 12  # MB
+SMALL_DISK = 4  # MB
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,16 @@ def small_disk(place: str) -> Callable[[FaultRig], None]:
             rig.write(place, spool=replace(rig.rig.spool, min_free_gb=0.001))
 
     return prepare
+
+
+def make_room(rig: FaultRig, seconds: float) -> None:
+    """The take ends early on a full disk; somebody makes room, and the nodes still have everything."""
+    rig.finish(seconds + WAIT_S)
+    folder = rig.file(SERVER).parent / "takes"
+    subprocess.run(["mount", "-o", f"remount,size={100 * SMALL_DISK}m", str(folder)], check=True)
+    command = [sys.executable, "-m", "launch.cli", "backfill", str(rig.file(SERVER))]
+    done = rig.lab[SERVER].run(command, timeout=WAIT_S)
+    rig.found.notes.append("then `headstream backfill`: " + done.stdout.strip().splitlines()[0])
 
 
 def freeze(rig: FaultRig) -> None:
@@ -212,16 +222,16 @@ FAULTS = (
     Fault("20 ms delay, 10 jitter, at a node", ("pc1",), through("delay", 20.0, 10.0, at="pc1")),
     Fault("100 Mbit/s at the server", PCS, through("rate", 100.0)),
     Fault("30 Mbit/s at the server", PCS, through("rate", 30.0)),
-    Fault(
-        "30 Mbit/s, and a node's disk full", PCS, fill_node_disk, disk_survives=False, prepare=small_disk("pc1")
-    ),
-    Fault("the server's disk full", (), nothing, disk_survives=False, prepare=small_disk(SERVER)),
+    Fault("30 Mbit/s, and a node's disk full", PCS, fill_node_disk, disk_survives=False, prepare=small_disk("pc1")),
+    Fault("the server's disk full, room made later", (), make_room, prepare=small_disk(SERVER)),
     Fault("a frozen camera", ("pc2",), nothing, prepare=freeze),
-    Fault("a clock drifts 100 ppm, jumps 2 s", ("pc3",), odd_clock, prepare=start_odd_clock, starts=("pc1", "pc2", "pc4")),
+    Fault(
+        "a clock drifts 100 ppm, jumps 2 s", ("pc3",), odd_clock, prepare=start_odd_clock, starts=("pc1", "pc2", "pc4")
+    ),
     Fault("a node that breaks the protocol", (), bad_peer, starts=PCS[:3]),
     Fault("a wrong key, a stolen name", (), stolen_name, prepare=wrong_key, security="curve"),
     Fault("the server stands still for 3 s", PCS, slow_server),
-)  # fmt: skip
+)
 
 
 def run(fault: Fault, lab: Lab, folder: Path, capture: CaptureFolder, seconds: float, fps: float) -> Found:

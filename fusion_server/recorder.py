@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,10 @@ class Recorder:
     def _tell(self) -> None:
         while not self._stop.wait(STATUS_PERIOD_S):
             take = self._take
+            nodes = self.receiver.nodes()
             trouble = {"disk": take.trouble} if take and take.trouble else {}
-            self.watch.update(self.receiver.statistics(), self.receiver.nodes(), trouble)
+            trouble |= {f"disk:{name}": f"node {name}: {fault}" for name, fault in _spool_faults(nodes).items()}
+            self.watch.update(self.receiver.statistics(), nodes, trouble)
             self._told()
 
     def _serve_metrics(self) -> MetricsServer | None:
@@ -176,3 +179,8 @@ class Recorder:
         metrics = MetricsServer(config.host, config.server_port, collector, "metrics.server_port")
         log.info("metrics for Prometheus: http://%s:%d/metrics", config.host, metrics.port)
         return metrics
+
+
+def _spool_faults(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Nodes whose disk does not keep the take."""
+    return {name: node["spool"]["fault"] for name, node in nodes.items() if node["spool"]["fault"]}

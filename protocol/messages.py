@@ -1,9 +1,10 @@
 """The messages between a capture node and the fusion server, and the order in which they are said.
 
 Two sockets join a node to the server. Both are DEALER at the node and ROUTER at the server, both carry the node's
-name as ZeroMQ identity (with keys: that of the key's owner, ``protocol.admission``), so that each message at the server
-is ``[identity, *parts]``. A live frame has two parts, ``[header, jpeg]`` (``pack_frame``), a frame out of a node's spool
-three, ``[header, jpeg, Spooled]``; everything else has one (``pack_control``). That is how they are told apart.
+name as ZeroMQ identity (with keys: that of the key's owner, ``protocol.admission``), so that each message at the
+server is ``[identity, *parts]``. A live frame has two parts, ``[header, jpeg]`` (``pack_frame``), a frame out of a
+node's spool three, ``[header, jpeg, Spooled]``; everything else has one (``pack_control``). That is how they are told
+apart.
 
     data     node -> server   Hello, frames, Fetched    server -> node   Welcome, Refused, Grant
     control  node -> server   Hello, ClockRequest,      server -> node   Welcome, Refused, ClockReply, Record,

@@ -245,7 +245,6 @@ class TakeWriter:
             while self._step():
                 pass
             self._writer.finish()
-            self._file.close()
         except OSError as error:
             with self._ready:
                 self.failure = f"{self.path}: cannot be written any more ({error.strerror})"
@@ -253,6 +252,7 @@ class TakeWriter:
                 self._queue.clear()
             log.error("%s", self.failure)
             self._await_close()
+        self._file.close()
         self._info |= {
             "finished": not self.failure,
             "failure": self.failure,
