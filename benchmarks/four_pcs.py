@@ -3,7 +3,8 @@
 python -m benchmarks four_pcs [--seconds 10] [--fps 15]
 
 Each PC has its own network, hostname, home folder and a real sshd; two replay cameras each. From the server:
-`headstream deploy RIG --start`, frames counted by the real receiver, `status`, kill -9 of one node, `logs`, `stop`.
+`headstream deploy RIG --start`, frames counted by the real receiver, `status`, kill -9 of one node, `logs`, a take that
+is recorded and backfilled, `stop`.
 Exits with 1 when something is not as it should be. Needs Linux, root, iproute2, nftables and openssh-server.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -29,6 +31,7 @@ from benchmarks._netlab import missing as no_lab
 from benchmarks._ssh_pcs import ROOT, install_this_checkout, serve_ssh
 from benchmarks._ssh_pcs import missing as no_ssh
 from fusion_server.receive import Receiver
+from fusion_server.takes import TakeReader
 from protocol.calibration import load_calibration
 from protocol.messages import Frame
 from protocol.rig import load_rig
@@ -145,16 +148,40 @@ class Campaign:
             back = reception.until_more([camera.id for camera in load_rig(self.rig).cameras_of("pc3")])
             self.note("plugged in again: pc3's pictures", True, f"after {back:.1f} s")
 
-            code, said, took = self.headstream("stop", rig, "--json")
-            self.note("stop", code == 0, f"{took:.1f} s")
-            after = reception.counts()
-            time.sleep(1.0)
-            self.note("no pictures any more", reception.counts() == after, f"{sum(after.values())} in all")
+        self._take(rig, seconds)
+
+        code, said, took = self.headstream("stop", rig, "--json")
+        self.note("stop", code == 0, f"{took:.1f} s")
+        with Reception(self.lab["server"], self.rig) as reception:
+            time.sleep(2.0)
+            self.note("no pictures any more", not reception.counts(), f"{sum(reception.counts().values())} in 2 s")
         code, said, _ = self.headstream("status", rig, "--json")
         stopped = {entry["state"] for entry in said.values()} == {"stopped"}
         self.note(
             "status says so", code == 1 and stopped, ", ".join(sorted({entry["state"] for entry in said.values()}))
         )
+
+    def _take(self, rig: str, seconds: float) -> None:
+        """A take, in which pc4 has no cable for 3 s: it ends whole all the same."""
+        command = [sys.executable, "-m", "launch.cli", "record", rig, "four", "--seconds", f"{seconds:g}", "--json"]
+        recorder = self.lab["server"].popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        assert recorder.stdout is not None
+        for line in recorder.stdout:
+            if json.loads(line).get("take"):
+                break
+        time.sleep(seconds / 4)
+        with self.lab["pc4"].unplugged():
+            time.sleep(3.0)
+        *_, last = recorder.stdout
+        recorder.wait(WAIT_S)
+        take = json.loads(last)
+        reader = TakeReader(take["path"])
+        counts = reader.frame_counts
+        found = f"{sum(counts.values())} pictures, {reader.backfilled} of them fetched afterwards"
+        missing = "" if take["complete"] else f"; missing: {take['missing_frames']}"
+        self.note("a take, pc4 unplugged for 3 s of it", bool(take["complete"]), found + missing)
 
     def _steady(self, reception: Reception, cameras: list[str], seconds: float) -> None:
         before = {name: entry["missed"] for name, entry in reception.receiver.statistics().items()}
