@@ -60,9 +60,11 @@ def renew(rig: Rig, name: str) -> str:
     make_pair(folder, who)
     if who is None:
         return f"{public_file(folder, None)}: new; copy it to every node and start server and nodes again"
+    public = public_file(folder, who)
+    if not secret_file(folder, None).exists():
+        return f"{public}: new; copy it to keys/nodes on the server, and start the server again"
     return (
-        f"{public_file(folder, who)}: new; the server needs it (start it again afterwards), and node {who} its secret: "
-        f"`headstream keys RIG --bundle {who}`"
+        f"{public}: new; start the server again, and bring node {who} its secret: `headstream keys RIG --bundle {who}`"
     )
 
 

@@ -32,8 +32,8 @@ _CONTROL_QUEUE = 256  # messages
 _COPIED = 262_144  # bytes; below, copying a picture is cheaper than waking pyzmq's thread that gives its memory back
 _KNOCK_S = 5.0  # between two tries at a server that turned the node away
 _REFUSALS: dict[int, str] = {  # what ended a handshake, as the node can tell it
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the server does not know this node's key; copy {public} to the server's keys "
-    "folder and start the server again",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the server does not know this node's key; copy {public} to keys/nodes on "
+    "the server and start the server again",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the server speaks another wire.security; node and server need the same "
     "rig file",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the server hangs up: it has another key than the one in {server}, or "

@@ -89,6 +89,7 @@ def test_on_a_nodes_machine_nothing_is_made(rig):
     node = on_a_node(rig, "pc1")
     with pytest.raises(HeadstreamError, match="this is a node's machine"):
         keys(node)
+    assert "copy it to keys/nodes on the server" in keys(node, "--renew", "pc1")
     assert not secret_file(load_rig(node).wire.keys, None).exists()
 
 
@@ -96,7 +97,7 @@ def test_a_key_is_replaced_only_when_asked(rig):
     keys(rig)
     folder = load_rig(rig).wire.keys
     before = node_pair(folder, "pc1"), server_pair(folder)
-    assert "the server needs it" in keys(rig, "--renew", "pc1")
+    assert "start the server again, and bring node pc1 its secret" in keys(rig, "--renew", "pc1")
     assert node_pair(folder, "pc1") != before[0] and server_pair(folder) == before[1]
     assert "copy it to every node" in keys(rig, "--renew", "server")
     assert server_pair(folder) != before[1]
