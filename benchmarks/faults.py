@@ -182,7 +182,7 @@ def wrong_key(rig: FaultRig) -> None:
     """pc4 comes with keys that the server never saw, pc3's with its own and takes pc1's name."""
     make_keys(rig)
     stranger = rig.folder / "stranger"
-    rig.write("../stranger")
+    rig.write("stranger")
     make_missing(load_rig(stranger / "rig.toml"))
     keys = rig.file("pc4").parent / "keys"
     for file in keys.iterdir():

@@ -25,8 +25,7 @@ from protocol.keys import node_names, node_pair, public_file, server_pair, serve
 from protocol.messages import LARGEST_CONTROL
 from protocol.rig import Rig
 
-_HEARTBEAT_MS = 500
-_SILENCE_MS = 2000  # without a heartbeat the peer is gone
+_SILENCE_MS = 2000  # without an answer the peer is gone
 _RECONNECT_MS = (100, 1000)
 _CONTROL_QUEUE = 256  # messages
 _COPIED = 262_144  # bytes; below, copying a picture is cheaper than waking pyzmq's thread that gives its memory back
@@ -173,12 +172,6 @@ def _dealer(context: zmq.Context, rig: Rig, identity: str) -> NodeSocket:
         socket.setsockopt(zmq.CURVE_SERVERKEY, server)
         socket._keys = {"public": str(public_file(folder, identity)), "server": str(public_file(folder, None))}
         socket.get_monitor_socket(_FAILED)
-    # Only this end sends heartbeats; the server answers them, and by their TTL drops a node that sends no more. Were it
-    # to send its own, libzmq (4.3.5 at least) would abort the whole server in the heartbeat of a connection that broke
-    # while its queue was full or taken over: "Assertion failed: !_io_error (src/stream_engine_base.cpp)".
-    socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
-    socket.setsockopt(zmq.HEARTBEAT_TTL, _SILENCE_MS)
     socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a server that is not there
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
@@ -192,6 +185,15 @@ def _socket(context: zmq.Context, kind: int, host: str, made: type[_Made]) -> _M
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDTIMEO, 0)
     socket.setsockopt(zmq.HANDSHAKE_IVL, _SILENCE_MS)
+    # The kernel finds out that the peer is gone, at both ends, and libzmq's own heartbeats stay off: libzmq (4.3.5 at
+    # least) aborts the whole process, "Assertion failed: !_io_error (src/stream_engine_base.cpp)", when it sends or
+    # answers a heartbeat on a connection that broke while its queue was full or taken over. A cable that was out for
+    # some seconds did that to a busy server.
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 1)  # seconds, where nothing is sent
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 2)
+    socket.setsockopt(zmq.TCP_MAXRT, _SILENCE_MS)  # where something is sent, and not acknowledged
     if ":" in host:
         socket.setsockopt(zmq.IPV6, 1)
     return socket
