@@ -99,12 +99,12 @@ class FaultRig:
         self.file(place).parent.mkdir(parents=True, exist_ok=True)
         save_rig(replace(self.rig, root=self.file(place).parent, **changes), self.file(place))
 
-    def start(self, name: str, command: Sequence[str] | None = None) -> None:
-        """Start a node as its PC would, or another program in its place."""
+    def start(self, name: str, command: Sequence[str] | None = None, on: str = "") -> None:
+        """Start a node as its PC would, or another program in its place; ``on`` another PC than its own."""
         arguments = command or [sys.executable, "-m", "launch.cli", "node", str(self.file(name)), "--name", name]
         log = (self.folder / f"{name}.log").open("ab")
         with log:
-            self.nodes[name] = self._popen(self.lab[name], arguments, stdout=log, stderr=log)
+            self.nodes[name] = self._popen(self.lab[on or name], arguments, stdout=log, stderr=log)
 
     def kill(self, name: str) -> None:
         """``kill -9``."""

@@ -184,10 +184,8 @@ def wrong_key(rig: FaultRig) -> None:
     stranger = rig.folder / "stranger"
     rig.write("stranger")
     make_missing(load_rig(stranger / "rig.toml"))
-    keys = rig.file("pc4").parent / "keys"
-    for file in keys.iterdir():
-        if file.name.startswith("pc4"):
-            shutil.copy(stranger / "keys" / file.name, file)
+    for file in (rig.file("pc4").parent / "keys" / "nodes").iterdir():
+        shutil.copy(stranger / "keys" / "nodes" / file.name, file)
 
 
 def stolen_name(rig: FaultRig, seconds: float) -> None:
@@ -196,10 +194,10 @@ def stolen_name(rig: FaultRig, seconds: float) -> None:
     thief.mkdir()
     shutil.copy(rig.file("pc1"), thief / "rig.toml")
     shutil.copytree(rig.file("pc3").parent / "keys", thief / "keys")
-    for file in list((thief / "keys").iterdir()):
-        if file.name.startswith("pc3"):
-            file.rename(file.with_name(file.name.replace("pc3", "pc1")))
-    rig.start("pc3-as-pc1", [sys.executable, "-m", "launch.cli", "node", str(thief / "rig.toml"), "--name", "pc1"])
+    for file in list((thief / "keys" / "nodes").iterdir()):
+        file.rename(file.with_name(file.name.replace("pc3", "pc1")))
+    command = [sys.executable, "-m", "launch.cli", "node", str(thief / "rig.toml"), "--name", "pc1"]
+    rig.start("pc3-as-pc1", command, on="pc3")
     time.sleep(seconds / 3)
     rig.kill("pc3-as-pc1")
 
@@ -235,7 +233,8 @@ FAULTS = (
 
 
 def run(fault: Fault, lab: Lab, folder: Path, capture: CaptureFolder, seconds: float, fps: float) -> Found:
-    """One fault, one take, in a folder of its own."""
+    """One fault, one take, in a folder of its own; what an earlier campaign left there goes."""
+    shutil.rmtree(folder, ignore_errors=True)
     with FaultRig(lab, folder, capture, fps, fault.security) as rig:
         try:
             fault.prepare(rig)
