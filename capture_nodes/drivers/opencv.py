@@ -251,22 +251,29 @@ class _Reader:
             self.what = f", {context.width} x {context.height} {context.name}"
             self._open = True
             self._changed.notify_all()
-        begun = False  # pictures that build on one that was not seen are guesses
+        begun = after_loss = False  # pictures that build on one that was not seen, or not whole, are guesses
         for packet in container.demux(stream):
             if self._ended.is_set():
                 return
-            begun = (begun or packet.is_keyframe) and not packet.is_corrupt
+            # FFmpeg marks the packet in which a loss was noticed; the damaged one may be the next.
+            begun = (begun or (packet.is_keyframe and not after_loss)) and not packet.is_corrupt
+            after_loss = packet.is_corrupt
             if context.name == "mjpeg":
-                if packet.size:
+                if packet.is_corrupt:
+                    self._drop()
+                elif packet.size:
                     self._put(packet.pts, packet.time_base, whole_jpeg(bytes(packet)))
                 continue
             for frame in self._decoded(packet):
                 if frame is not None and begun and not frame.is_corrupt:
                     self._put(frame.pts, frame.time_base, frame)
-                    continue
-                begun = False
-                with self._changed:
-                    self._dropped += 1
+                else:
+                    begun = False
+                    self._drop()
+
+    def _drop(self) -> None:
+        with self._changed:
+            self._dropped += 1
 
     def _decoded(self, packet: av.Packet) -> list[av.VideoFrame | None]:
         """The packet's pictures; None for one that is damaged."""

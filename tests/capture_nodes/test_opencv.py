@@ -3,6 +3,7 @@
 import socket
 import time
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -192,6 +193,49 @@ def test_a_stream_that_never_answers_neither_blocks_nor_hides(monkeypatch):
             while time.monotonic() < deadline:
                 assert driver.next_frame(0.1) is None
         driver.close()
+
+
+def write_moving(path, count=40):
+    """H.264 of a pattern that moves: where a part of a picture is guessed, it shows."""
+    pattern = np.random.default_rng(0).integers(0, 256, (15, 30, 3), np.uint8)
+    pattern = cv2.resize(pattern, (2 * WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "g": "8"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index in range(count):
+            picture = np.ascontiguousarray(pattern[:, 4 * index : 4 * index + WIDTH])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def read_all(root, path):
+    """Device time to picture, of everything that the stream gives."""
+    rig = rig_of(root, "time", url=str(path))
+    driver = make_driver(rig.cameras[0], rig)
+    driver.open()
+    taken = {}
+    with pytest.raises(CameraLost, match="the stream ended"):
+        while True:
+            if (captured := driver.next_frame(1.0)) is not None:
+                taken[captured.device_ns] = captured.pixels
+    driver.close()
+    return taken
+
+
+def test_pictures_of_a_stream_with_losses_are_whole_or_not_there(tmp_path, monkeypatch):
+    """Packets of the transport are taken out, as a network loses them: what builds on them must not be shown."""
+    monkeypatch.setattr("capture_nodes.drivers.opencv._HELD", 1000)
+    path = tmp_path / "moving.ts"
+    data = write_moving(path)
+    sent = read_all(tmp_path, path)
+    assert len(sent) == 40
+    packets = len(data) // 188
+    for lost in range(packets // 4, packets - packets // 4, packets // 8):
+        path.write_bytes(data[: 188 * lost] + data[188 * (lost + 2) :])
+        came = read_all(tmp_path, path)
+        assert 24 <= len(came) < 40
+        assert all(np.array_equal(came[at], sent[at]) for at in came)
 
 
 def test_tables_that_webcams_leave_out_are_put_back():
