@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ DOMAIN = b"headstream"
 _ENDPOINT = "inproc://zeromq.zap.01"  # libzmq's name for it, one a context
 _MOST_UNREAD = 64  # refusals that are kept for whoever logs them; the rest is only counted
 _MOST_FORMER = 16  # of one name
+SILENCE_S = 5.0  # nodes speak several times a second on either socket while they have pictures
 
 
 def answer(request: Sequence[bytes], names: Mapping[bytes, str]) -> tuple[list[bytes], str]:
@@ -107,26 +109,33 @@ class Doorkeeper:
 
 
 class Places:
-    """Which connection speaks for each name: the newest of those let in under it. Knows no socket."""
+    """Which connection speaks for each name: the newest of those let in under it, as long as it speaks at all.
+
+    Knows no socket and no clock: times are handed in, seconds.
+    """
 
     def __init__(self) -> None:
         self._now: dict[bytes, bytes] = {}  # name: connection
+        self._heard_s: dict[bytes, float] = {}  # when the connection that has the name last spoke
         self._former: dict[bytes, deque[bytes]] = {}
 
-    def heard(self, name: bytes, connection: bytes) -> bool:
+    def heard(self, name: bytes, connection: bytes, now_s: float) -> bool:
         """A message came by this connection; False when a newer one has taken its place.
 
-        One that was never heard of takes the place. (Numbers are not compared: libzmq's begin anywhere and wrap.)
+        One that was never heard of takes the place; a former one takes it back when the newer has been silent for
+        ``SILENCE_S``: whoever came between is gone. (Numbers are not compared: libzmq's begin anywhere and wrap.)
         """
         now = self._now.get(name)
-        if now == connection:
-            return True
-        former = self._former.setdefault(name, deque(maxlen=_MOST_FORMER))
-        if connection in former:
-            return False
-        if now is not None:
-            former.append(now)
-        self._now[name] = connection
+        if now != connection:
+            former = self._former.setdefault(name, deque(maxlen=_MOST_FORMER))
+            if connection in former:
+                if now_s - self._heard_s.get(name, now_s) < SILENCE_S:
+                    return False
+                former.remove(connection)
+            if now is not None:
+                former.append(now)
+            self._now[name] = connection
+        self._heard_s[name] = now_s
         return True
 
     def heard_former(self, name: bytes, connection: bytes) -> None:
@@ -161,7 +170,7 @@ class NamedRouter(zmq.Socket):
         parts = super().recv_multipart(flags, copy=False, track=track)
         connection = parts[0].bytes
         name = str(parts[0].get("User-Id")).encode()  # the doorkeeper's; without its word there is no message
-        if not self._map.heard(name, connection):
+        if not self._map.heard(name, connection, time.monotonic()):
             name = _FORMER + name
             self._map.heard_former(name, connection)
         return [name if copy else zmq.Frame(name), *(part.bytes if copy else part for part in parts[1:])]

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from protocol.admission import DOMAIN, Places, answer
+from protocol.admission import DOMAIN, SILENCE_S, Places, answer
 
 PUBLIC, _ = zmq.curve_keypair()
 NAMES = {PUBLIC: "pc1"}
@@ -48,16 +48,30 @@ def test_no_other_request_lets_anybody_in(request):
 def test_the_newest_connection_of_a_name_speaks_for_it():
     places = Places()
     assert places.of(b"pc1") is None
-    assert places.heard(b"pc1", b"a") and places.heard(b"pc2", b"b")
-    assert places.heard(b"pc1", b"c")  # the node came back
-    assert not places.heard(b"pc1", b"a")  # what was still under way on the old connection
-    assert places.heard(b"pc1", b"c")
+    assert places.heard(b"pc1", b"a", 0.0) and places.heard(b"pc2", b"b", 0.0)
+    assert places.heard(b"pc1", b"c", 0.0)  # the node came back
+    assert not places.heard(b"pc1", b"a", 0.0)  # what was still under way on the old connection
+    assert places.heard(b"pc1", b"c", 0.0)
     assert (places.of(b"pc1"), places.of(b"pc2")) == (b"c", b"b")
 
 
 def test_former_connections_are_remembered_but_not_without_end():
     places = Places()
     for i in range(1000):
-        assert places.heard(b"pc1", b"%d" % i)
-    assert not places.heard(b"pc1", b"998")
+        assert places.heard(b"pc1", b"%d" % i, 0.0)
+    assert not places.heard(b"pc1", b"998", 0.0)
     assert sum(map(len, places._former.values())) <= 16
+
+
+def test_a_connection_takes_its_place_back_when_the_newer_one_is_gone():
+    """Whoever has copied a node's key puts it out only for as long as he speaks."""
+    places = Places()
+    assert places.heard(b"pc1", b"real", 0.0)
+    assert places.heard(b"pc1", b"thief", 1.0)
+    assert not places.heard(b"pc1", b"real", 0.9 + SILENCE_S)
+    assert places.heard(b"pc1", b"thief", 1.0 + SILENCE_S)
+    assert not places.heard(b"pc1", b"real", 1.9 + SILENCE_S)
+    assert places.heard(b"pc1", b"real", 1.0 + 2 * SILENCE_S)
+    assert places.of(b"pc1") == b"real"
+    assert not places.heard(b"pc1", b"thief", 1.1 + 2 * SILENCE_S)
+    assert places.heard(b"pc1", b"restarted", 1.2 + 2 * SILENCE_S)
