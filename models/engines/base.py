@@ -14,8 +14,12 @@ from models.rays import STRIDE, CameraInputs, camera_inputs, stack_cameras
 from protocol.calibration import Camera
 from protocol.errors import HeadstreamError
 
-PRECISIONS = ("bf16", "f32")
+PRECISIONS = ("f16", "bf16", "f32")
 _REMEMBERED_RIGS = 8
+
+
+class EngineUnavailable(HeadstreamError):
+    """This machine cannot run that engine, whatever it is given; another may take its place where the rig allows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +92,8 @@ class NormalEngine(ABC):
         return self._rigs[key]
 
 
-def check_precision(precision: str) -> str:
-    """The precision itself. Raises HeadstreamError when there is no such."""
-    if precision not in PRECISIONS:
-        raise HeadstreamError(f"normals.precision: {precision!r}; must be one of {', '.join(PRECISIONS)}")
+def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> str:
+    """The precision itself. Raises HeadstreamError when the engine, which knows those, has no such."""
+    if precision not in known:
+        raise HeadstreamError(f"normals.precision: {precision!r}; must be one of {', '.join(known)}")
     return precision
