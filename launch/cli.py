@@ -172,7 +172,7 @@ def evaluate(
     engine: Annotated[str, typer.Option(help="normal engine: openvino, torch or tensorrt")] = "openvino",
     weights: Annotated[Path | None, typer.Option(help="a weights file; default: the shipped ones")] = None,
     size: Annotated[int, typer.Option(min=64, max=2048, help="pixels of the network's pictures")] = 256,
-    precision: Annotated[str, typer.Option(help="bf16 or f32")] = "bf16",
+    precision: Annotated[str, typer.Option(help="f16, bf16 or f32")] = "bf16",
     as_json: JsonFlag = False,
 ) -> None:
     """Score meshes and normals against a truth, or the normal engine alone."""

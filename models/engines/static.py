@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from models.engines.base import NormalEngine, NormalPrediction
-from models.rays import CameraInputs
+from models.rays import PinholeInputs, pinhole_inputs
+from protocol.calibration import Camera
 
 _WARM_UPS = 3  # libraries choose algorithms and allocate in the first runs, which a capture must not see
 _STAGES = ("upload", "network", "download")
@@ -36,10 +37,12 @@ class StaticNetwork:
     def __init__(self, step: Step, inputs: Sequence[Tensor], graph: bool = True) -> None:
         self._inputs = tuple(inputs)
         self._device = self._inputs[0].device
-        self.on_gpu = self._device.type == "cuda"
         self._stream: Any = self._new_stream() if self.on_gpu else None
-        self._staging = tuple(self._pinned(tensor) for tensor in self._inputs)
-        self._cameras: CameraInputs | None = None  # those that are on the device
+        images, self._direction, *of_tokens = self._inputs
+        self._inverse = torch.empty((1, images.shape[1], 3, 3), device=self._device)
+        self._uploaded = (images, self._inverse, *of_tokens)
+        self._staging = tuple(self._pinned(tensor) for tensor in self._uploaded)
+        self._cameras: PinholeInputs | None = None  # those that are on the device
         self._step = step
         self._graph: torch.cuda.CUDAGraph | None = None
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)] if self.on_gpu else []
@@ -47,6 +50,11 @@ class StaticNetwork:
         self._outputs: tuple[Tensor, ...] = ()
         if self.on_gpu:
             self._prepare(graph)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether there are streams and a graph."""
+        return self._device.type == "cuda"
 
     @property
     def images(self) -> np.ndarray:
@@ -63,7 +71,7 @@ class StaticNetwork:
         """Whether a graph is replayed."""
         return self._graph is not None
 
-    def run(self, images: np.ndarray, cameras: CameraInputs) -> tuple[Tensor, ...]:
+    def run(self, images: np.ndarray, cameras: PinholeInputs) -> tuple[Tensor, ...]:
         """Enqueue one set: normal (V,S,S,3), confidence and mask (V,S,S) on the device, float32; the next overwrites.
 
         Work that the caller puts on its current stream afterwards sees the result, and the next set waits for it; the
@@ -93,8 +101,7 @@ class StaticNetwork:
         if not self.on_gpu:
             return [output[0].numpy().copy() for output in self._outputs]
         with self._entered(), torch.cuda.stream(self._stream):
-            # Fresh pinned memory each time (torch keeps and reuses the blocks): no second copy on the host.
-            maps = [torch.empty(output[0].shape, dtype=output.dtype, pin_memory=True) for output in self._outputs]
+            maps = [self._fresh(output[0]) for output in self._outputs]
             for there, output in zip(maps, self._outputs, strict=True):
                 there.copy_(output[0], non_blocking=True)
             self._events[3].record(self._stream)
@@ -109,16 +116,17 @@ class StaticNetwork:
         pairs = zip(_STAGES, self._events, self._events[1:], strict=False)
         return {stage: before.elapsed_time(after) for stage, before, after in pairs}
 
-    def _fill(self, images: np.ndarray, cameras: CameraInputs) -> None:
-        """Into the device's buffers. Cameras, four fifths of the bytes, only where they are others than the last."""
+    def _fill(self, images: np.ndarray, cameras: PinholeInputs) -> None:
+        """Into the device's buffers. Cameras only where they are others than the last; the device writes their rays."""
         if images.__array_interface__["data"][0] != self.images.__array_interface__["data"][0]:
             np.copyto(self.images, images)
-        self._upload(self._inputs[0], self._staging[0])
+        self._upload(self._uploaded[0], self._staging[0])
         if cameras is self._cameras:
             return
-        for array, host, device in zip(cameras, self._staging[1:], self._inputs[1:], strict=True):
+        for array, host, device in zip(cameras, self._staging[1:], self._uploaded[1:], strict=True):
             np.copyto(host.numpy()[0], array)
             self._upload(device, host)
+        write_directions(self._inverse, self._direction)
         self._cameras = cameras
 
     def _prepare(self, graph: bool) -> None:
@@ -141,12 +149,26 @@ class StaticNetwork:
         """A host tensor like it, in memory that the GPU copies from by itself."""
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.on_gpu)
 
+    def _fresh(self, tensor: Tensor) -> Tensor:
+        """Pinned memory that the caller may keep. Torch reuses what was let go, so no second copy on the host."""
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+
     def _upload(self, device: Tensor, host: Tensor) -> None:
         device.copy_(host, non_blocking=True)
 
     def _entered(self) -> contextlib.AbstractContextManager:
         """What must be current in the calling thread while the GPU is used; torch sees to itself."""
         return contextlib.nullcontext()
+
+
+def write_directions(inverse: Tensor, out: Tensor) -> None:
+    """Unit viewing directions (1, V, H, W, 3) of pinhole cameras, given by inverse K (1, V, 3, 3), into ``out``."""
+    height, width = out.shape[2:4]
+    x = torch.arange(width, dtype=out.dtype, device=out.device)[:, None]
+    y = torch.arange(height, dtype=out.dtype, device=out.device)[:, None, None]
+    a, b, c = (inverse[:, :, None, None, :, k] for k in range(3))
+    rays = a * x + (b * y + c)
+    torch.mul(rays, torch.rsqrt(rays.square().sum(-1, keepdim=True)), out=out)
 
 
 class StaticEngine(NormalEngine):
@@ -158,18 +180,29 @@ class StaticEngine(NormalEngine):
         super().__init__(views, size)
         self._busy = threading.Lock()
 
-    def predict_on_device(self, images: np.ndarray, cameras: CameraInputs) -> tuple[Tensor, ...]:
+    def predict_on_device(self, images: np.ndarray, cameras: Sequence[Camera]) -> tuple[Tensor, ...]:
         """Exactly ``views`` pictures to maps that stay on the device; see ``StaticNetwork.run``. Nothing is fetched."""
         if self._static is None:
             raise RuntimeError(f"{self.describe()}: keeps nothing on a device")
+        inputs = self._camera_inputs(cameras)
         with self._busy, torch.inference_mode():
-            return self._static.run(images, cameras)
+            return self._static.run(images, inputs)
+
+    @property
+    def image_buffer(self) -> np.ndarray | None:
+        """Where pictures may be made for the next ``predict``; see ``StaticNetwork.images``. None without a device."""
+        return None if self._static is None else self._static.images
+
+    def _prepare_cameras(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> Any:
+        if self._static is None:
+            return super()._prepare_cameras(K, R, t)
+        return pinhole_inputs(K, R, t, self.size, self.size)
 
     def milliseconds(self) -> dict[str, float]:
         """Where the last ``predict`` spent its time on the GPU; empty without one."""
         return {} if self._static is None else self._static.milliseconds()
 
-    def _run(self, images: np.ndarray, cameras: CameraInputs) -> NormalPrediction:
+    def _run(self, images: np.ndarray, cameras: PinholeInputs) -> NormalPrediction:
         assert self._static is not None
         with self._busy, torch.inference_mode():
             self._static.run(images, cameras)

@@ -151,6 +151,7 @@ def build(trt: ModuleType, model: bytes, target: str | None, timings: Path | Non
         raise HeadstreamError(_refused(trt, [parser.get_error(i) for i in range(parser.num_errors)]))
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.clear_flag(trt.BuilderFlag.TF32)  # f32 is what it says
     if target is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)

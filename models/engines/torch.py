@@ -7,6 +7,7 @@ replayed (``static``). On the CPU it is mixed precision by autocast, set by set.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ import torch
 from models.engines.base import NormalPrediction, check_precision
 from models.engines.static import StaticEngine, StaticNetwork
 from models.export import TYPES, Inference, example_inputs
-from models.rays import CameraInputs
 from models.weights import load_network, weights_digest, weights_path
 
 
@@ -69,7 +69,7 @@ class TorchEngine(StaticEngine):
             return self._inference(*inputs)
 
     @torch.inference_mode()
-    def _run(self, images: np.ndarray, cameras: CameraInputs) -> NormalPrediction:
+    def _run(self, images: np.ndarray, cameras: Any) -> NormalPrediction:
         if self._static is not None:
             return super()._run(images, cameras)
         inputs = [torch.from_numpy(np.ascontiguousarray(a))[None] for a in (images, *cameras)]
