@@ -147,6 +147,7 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
         size=normals.size,
         precision=normals.precision,
         threads=normals.threads,
+        fallback=normals.fallback,
     )
     log.info("normals: %s", engine.describe())
     settings = SurfaceSettings(

@@ -211,10 +211,10 @@ def evaluate(
         Path | None, typer.Option(help="where synthetic scenes are kept; default: the user's cache")
     ] = None,
     cameras: Annotated[str | None, typer.Option(help="cameras or groups of a capture, separated by commas")] = None,
-    engine: Annotated[str, typer.Option(help="normal engine: openvino or torch")] = "openvino",
+    engine: Annotated[str, typer.Option(help="normal engine: openvino, torch or tensorrt")] = "openvino",
     weights: Annotated[Path | None, typer.Option(help="a weights file; default: the shipped ones")] = None,
     size: Annotated[int, typer.Option(min=64, max=2048, help="pixels of the network's pictures")] = 256,
-    precision: Annotated[str, typer.Option(help="bf16 or f32")] = "bf16",
+    precision: Annotated[str, typer.Option(help="f16, bf16 or f32")] = "bf16",
     as_json: JsonFlag = False,
 ) -> None:
     """Score meshes and normals against a truth, or the normal engine alone."""
@@ -396,15 +396,20 @@ def engine_build(
     rig: Annotated[Path | None, typer.Option(help="take everything from this rig file")] = None,
     views: ViewsOption = None,
     size: SizeOption = None,
-    engine: Annotated[str | None, typer.Option(help="openvino or torch; default: the rig's, else openvino")] = None,
-    precision: Annotated[str | None, typer.Option(help="bf16 or f32; default: the rig's, else bf16")] = None,
+    engine: Annotated[str | None, typer.Option(help="openvino, torch or tensorrt; default: the rig's")] = None,
+    precision: Annotated[str | None, typer.Option(help="f16, bf16 or f32; default: the rig's")] = None,
     weights: WeightsOption = None,
+    target: Annotated[str | None, typer.Option(help="GPUs to build TensorRT plans for, as sm89,sm120")] = None,
     check: Annotated[bool, typer.Option(help="compare with PyTorch in float32")] = True,
     as_json: JsonFlag = False,
 ) -> None:
     """Build and keep the engine for one shape, so that the first start of a shoot is as quick as every other."""
-    from launch.engine import build_engine, built_lines, chosen_build
+    from launch.engine import build_engine, build_plans, built_lines, chosen_build, plan_lines
 
+    if target is not None:
+        plans = build_plans(chosen_build(rig, engine, weights, views, size, precision), target, check)
+        print(json.dumps(plans) if as_json else plan_lines(plans))
+        return
     report = build_engine(chosen_build(rig, engine, weights, views, size, precision), check)
     print(json.dumps(report) if as_json else built_lines(report))
 

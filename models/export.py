@@ -15,6 +15,7 @@ import torch
 
 from models.engines.base import NormalEngine
 from models.engines.parity import ring
+from models.network import Conv, NormalNetwork
 from models.rays import CameraInputs, camera_inputs, stack_cameras
 from models.weights import load_network, weights_path
 from protocol.errors import HeadstreamError
@@ -22,18 +23,30 @@ from protocol.errors import HeadstreamError
 OPSET = 18
 INPUTS = ("images", *CameraInputs._fields)
 OUTPUTS = ("normal", "confidence", "mask")
+TYPES = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}
 
 
 class Inference(torch.nn.Module):
-    """A network with the mask as a probability and nothing else than the three maps."""
+    """A network with the mask as a probability and nothing else than the three maps, computed in one precision.
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    The types are written into the network (weights, and casts where they change), not left to autocast or to a builder:
+    TensorRT-RTX takes a graph's types as they stand, and a CUDA graph repeats no casts of weights. Inputs and outputs
+    keep their types; depths along the rays and what comes after the decoder are float32 always. Takes the network over:
+    its gains are folded and its weights rounded.
+    """
+
+    def __init__(self, network: NormalNetwork, precision: str = "f32") -> None:
         super().__init__()
-        self.network = network
+        for module in network.modules():
+            if isinstance(module, Conv):
+                module.fold()
+        self.kind = TYPES[precision]
+        self.network = network.to(self.kind)
 
     def forward(self, images, direction, tokens, frames, lines) -> tuple[torch.Tensor, ...]:
         """As ``NormalNetwork.infer``."""
-        return tuple(self.network.infer(images, direction, tokens, frames, lines))[: len(OUTPUTS)]
+        maps = self.network.infer(images, direction, tokens, frames.to(self.kind), lines.to(self.kind))
+        return tuple(maps)[: len(OUTPUTS)]
 
 
 def example_inputs(views: int, size: int) -> tuple[torch.Tensor, ...]:
@@ -43,8 +56,10 @@ def example_inputs(views: int, size: int) -> tuple[torch.Tensor, ...]:
     return (images, *(torch.from_numpy(array)[None] for array in cameras))
 
 
-def export_onnx(out: str | Path, views: int, size: int, weights: str | Path | None = None) -> Path:
-    """Write the network for ``views`` pictures of ``size`` x ``size`` as one file; float32, opset ``OPSET``.
+def export_onnx(
+    out: str | Path, views: int, size: int, weights: str | Path | None = None, precision: str = "f32"
+) -> Path:
+    """Write the network for ``views`` pictures of ``size`` x ``size`` as one file; opset ``OPSET``, in ``precision``.
 
     Raises HeadstreamError when the shape cannot be, or when the packages onnx and onnxscript are missing.
     """
@@ -57,9 +72,9 @@ def export_onnx(out: str | Path, views: int, size: int, weights: str | Path | No
     out = Path(out)
     if not out.parent.is_dir():
         raise HeadstreamError(f"{out.parent}: no such folder")
-    network = Inference(load_network(weights_path(weights))).eval()
+    network = Inference(load_network(weights_path(weights)), precision).eval()
     scratch = out.with_name(f".{out.name}.part")
-    for name in ("torch.onnx", "onnxscript"):
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -87,13 +87,20 @@ class Conv(nn.Module):
         self.stride, self.groups, self.padding = stride, groups, kernel // 2
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Multiply the gain into the weights for good: an engine then does not do it for every picture."""
+        if self.gain is not None:
+            self.weight.mul_(self.gain[:, None, None, None])
+            self.gain = None
+
     def forward(self, x: Tensor) -> Tensor:
         """Input B,C,H,W; output B,C',H',W'."""
-        weight = self.weight * self.gain[:, None, None, None]
-        if self.groups > 1 and x.device.type == "cpu":
+        weight = self.weight if self.gain is None else self.weight * self.gain[:, None, None, None]
+        if self.groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             with torch.autocast("cpu", enabled=False):  # there, bf16 backward of depthwise is 3 to 7 times slower
                 return F.conv2d(x.float(), weight, self.bias, self.stride, self.padding, groups=self.groups)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, groups=self.groups)
 
 
 class InvertedResidual(nn.Module):
@@ -308,7 +315,9 @@ class NormalNetwork(nn.Module):
         middle. Without ``points`` the list is empty.
         """
         batch, views, height, width, _ = images.shape
-        x = images.reshape(batch * views, height, width, 3).permute(0, 3, 1, 2).float()
+        kind = self.encoder.stem.weight.dtype  # float32 but in an engine that has made the network smaller
+        x = images.to(kind)  # first: TensorRT can do nothing else to uint8
+        x = x.reshape(batch * views, height, width, 3).permute(0, 3, 1, 2)
         x = ((x - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
         features = self.encoder(x)
         x = self.lift(features[3])
@@ -316,7 +325,7 @@ class NormalNetwork(nn.Module):
         x = x + F.interpolate(coarse, size=x.shape[-2:], mode="bilinear", align_corners=False)
         rows, columns = height // STRIDE, width // STRIDE
         x = x.flatten(2).transpose(1, 2).reshape(batch, views, rows * columns, -1)
-        x = self.norm_in(x) + self.embed(tokens)
+        x = self.norm_in(x) + self.embed(tokens.to(kind))
         depths: list[Tensor] = []
         points = None
         for i, block in enumerate(self.blocks):

@@ -30,6 +30,15 @@ class CameraInputs(NamedTuple):
     lines: np.ndarray  # V,N,2,LINE_FEATURES: product of [i, 0] and [j, 1] is -(reciprocal product of rays i, j)^2
 
 
+class PinholeInputs(NamedTuple):
+    """``CameraInputs`` for a device that writes the directions out itself: they are nine tenths of the bytes."""
+
+    inverse: np.ndarray  # V,3,3 inverse of K, float32
+    tokens: np.ndarray  # the rest as in CameraInputs
+    frames: np.ndarray
+    lines: np.ndarray
+
+
 def stack_cameras(cameras: Sequence[Camera]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """K (V, 3, 3), R (V, 3, 3), t (V, 3) of pinhole cameras, float64."""
     return np.stack([c.K for c in cameras]), np.stack([c.R for c in cameras]), np.stack([c.t for c in cameras])
@@ -40,12 +49,19 @@ def camera_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, widt
 
     Raises ValueError when the size is not a multiple of 16.
     """
+    _, *of_tokens = pinhole_inputs(K, R, t, height, width)
+    inverse = np.linalg.inv(np.asarray(K, np.float64)).astype(np.float32)
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    return CameraInputs(_directions(inverse, x, y), *of_tokens)
+
+
+def pinhole_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> PinholeInputs:
+    """As ``camera_inputs``, some tens of times quicker: nothing here is as large as a picture."""
     if height % STRIDE or width % STRIDE:
         raise ValueError(f"pictures of {width} x {height}; both must be multiples of {STRIDE}")
     K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
     views = len(K)
     inverse = np.linalg.inv(K)  # V,3,3
-    direction = _directions(inverse, np.arange(width), np.arange(height))  # V,H,W,3
     center, unit = rig_frame(K, R, t, height, width)
     eyes = (-np.einsum("vji,vj->vi", R, t) - center) / unit  # V,3
 
@@ -65,8 +81,8 @@ def camera_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, widt
     features = [world, moment, seen, spread(waves, (*shape, 16)), spread(optics[:, None], (*shape, 4))]
     line = np.concatenate([world, moment], -1)
     lines = np.stack([-_square(line), _square(np.concatenate([moment, world], -1))], 2)
-    arrays = (direction, np.concatenate(features, -1), frames.reshape(*shape, 9), lines)
-    return CameraInputs(*(np.ascontiguousarray(a, np.float32) for a in arrays))
+    arrays = (inverse, np.concatenate(features, -1), frames.reshape(*shape, 9), lines)
+    return PinholeInputs(*(np.ascontiguousarray(a, np.float32) for a in arrays))
 
 
 def token_depth(K: np.ndarray, R: np.ndarray, t: np.ndarray, depth: np.ndarray) -> np.ndarray:
@@ -128,9 +144,11 @@ def ray_frames(direction: np.ndarray) -> np.ndarray:
 
 
 def _directions(inverse: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    pixels = np.stack([*np.meshgrid(x, y), np.ones((len(y), len(x)))], -1)
-    rays = np.einsum("vij,hwj->vhwi", inverse, pixels)
-    return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+    """Unit rays (V, len(y), len(x), 3) through pixels of inverse calibrations (V, 3, 3), in their precision."""
+    a, b, c = (inverse[:, None, None, :, k] for k in range(3))
+    rays = a * x[:, None] + (b * y[:, None, None] + c)
+    rays /= np.sqrt(np.einsum("vhwi,vhwi->vhw", rays, rays))[..., None]
+    return rays
 
 
 def _half_view(K: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -136,9 +136,10 @@ class NormalsConfig:
     """The network that predicts normals; its engine checks the names it knows."""
 
     engine: str = "openvino"
+    fallback: str = ""  # the engine to take where the machine cannot run ``engine``; empty: none, it is an error
     weights: str = ""  # path of a weights file; empty: those shipped
     size: int = limited(0, 0, 2048)  # pixels; 0: 256, or 192 on a CPU that does not compute in bf16
-    precision: str = chosen("bf16", "bf16", "f32")
+    precision: str = chosen("", "", "f16", "bf16", "f32")  # empty: the engine's usual one
     threads: int = limited(0, 0, 1024)  # 0: half of the cores live, all offline
 
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from models.engines.base import NormalEngine, NormalPrediction
+from models.engines.base import EngineUnavailable, NormalEngine, NormalPrediction
 from protocol.errors import HeadstreamError
 
-ENGINES = ("openvino", "torch")
+log = logging.getLogger(__name__)
+
+ENGINES = ("openvino", "torch", "tensorrt")
 
 USUAL_SIZE, QUICK_SIZE = 256, 192  # pixels; see usual_size
 
-__all__ = ["ENGINES", "QUICK_SIZE", "USUAL_SIZE", "NormalEngine", "NormalPrediction", "make_engine", "usual_size"]
+__all__ = [
+    "ENGINES",
+    "QUICK_SIZE",
+    "USUAL_SIZE",
+    "EngineUnavailable",
+    "NormalEngine",
+    "NormalPrediction",
+    "make_engine",
+    "usual_precision",
+    "usual_size",
+    "why_not",
+]
 
 
 def make_engine(
@@ -20,25 +34,43 @@ def make_engine(
     weights: str | Path | None = None,
     views: int,
     size: int,
-    precision: str = "bf16",
+    precision: str = "",
     threads: int = 0,
+    fallback: str = "",
 ) -> NormalEngine:
     """An engine for up to ``views`` pictures of ``size`` x ``size``; the shipped weights unless others are named.
 
-    ``size`` 0 is what ``usual_size`` says. ``threads`` 0 leaves the number to the engine. Raises HeadstreamError for an
-    unknown name or precision, a size that is not a multiple of 16, or weights that cannot be read. Only the chosen
-    engine's library is imported.
+    ``size`` 0 is what ``usual_size`` says, no ``precision`` what ``usual_precision`` says, for the engine made.
+    ``threads`` 0 leaves the number to the engine. fallback: the engine to take, and say so, where the machine cannot
+    run ``name``; without one that is EngineUnavailable. Raises HeadstreamError for an unknown name or precision, a size
+    that is not a multiple of 16, or weights that cannot be read. Only the chosen engine's library is imported.
     """
+    for key, engine in (("engine", name), ("fallback", fallback or name)):
+        if engine not in ENGINES:
+            raise HeadstreamError(f"normals.{key}: {engine!r} is unknown; known are {', '.join(ENGINES)}")
+    try:
+        return _make(name, weights, views, size, precision, threads)
+    except EngineUnavailable as error:
+        if not fallback or fallback == name:
+            raise
+        log.warning("%s; %s takes its place, as normals.fallback says", error, fallback)
+        return _make(fallback, weights, views, size, "f32" if precision == "f32" else "", threads)
+
+
+def _make(name: str, weights: str | Path | None, views: int, size: int, precision: str, threads: int) -> NormalEngine:
     size = size or usual_size(name)
+    precision = precision or usual_precision(name)
     if name == "openvino":
         from models.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(weights, views, size, precision, threads)
-    if name == "torch":
-        from models.engines.torch import TorchEngine
+    if name == "tensorrt":
+        from models.engines.tensorrt import TensorRtEngine
 
-        return TorchEngine(weights, views, size, precision, threads)
-    raise HeadstreamError(f"normals.engine: {name!r} is unknown; known are {', '.join(ENGINES)}")
+        return TensorRtEngine(weights, views, size, precision, threads)
+    from models.engines.torch import TorchEngine
+
+    return TorchEngine(weights, views, size, precision, threads)
 
 
 def usual_size(name: str) -> int:
@@ -53,3 +85,17 @@ def usual_size(name: str) -> int:
 
         return USUAL_SIZE if torch.cuda.is_available() else QUICK_SIZE
     return USUAL_SIZE
+
+
+def usual_precision(name: str) -> str:
+    """``f16`` for TensorRT: as quick as bf16 and ten times as near to float32. CPUs and training know bf16."""
+    return "f16" if name == "tensorrt" else "bf16"
+
+
+def why_not(name: str) -> str:
+    """Why this machine cannot run an engine, one line; empty where it can."""
+    if name == "tensorrt":
+        from models.engines.tensorrt import why_not
+
+        return why_not()
+    return ""

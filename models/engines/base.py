@@ -7,15 +7,20 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from models.rays import STRIDE, CameraInputs, camera_inputs, stack_cameras
+from models.rays import STRIDE, CameraInputs, PinholeInputs, camera_inputs, stack_cameras
 from protocol.calibration import Camera
 from protocol.errors import HeadstreamError
 
-PRECISIONS = ("bf16", "f32")
+PRECISIONS = ("f16", "bf16", "f32")
 _REMEMBERED_RIGS = 8
+
+
+class EngineUnavailable(HeadstreamError):
+    """This machine cannot run that engine, whatever it is given; another may take its place where the rig allows it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +41,7 @@ class NormalEngine(ABC):
     def __init__(self, views: int, size: int) -> None:
         self.check_shape(views, size)
         self.views, self.size = views, size
-        self._rigs: OrderedDict[bytes, CameraInputs] = OrderedDict()
+        self._rigs: OrderedDict[bytes, Any] = OrderedDict()
 
     @staticmethod
     def check_shape(views: int, size: int) -> None:
@@ -51,8 +56,8 @@ class NormalEngine(ABC):
         """One line for the log: engine, device, precision really used, shape, weights."""
 
     @abstractmethod
-    def _run(self, images: np.ndarray, cameras: CameraInputs) -> NormalPrediction:
-        """Predict exactly ``views`` pictures (V, S, S, 3) uint8."""
+    def _run(self, images: np.ndarray, cameras: Any) -> NormalPrediction:
+        """Predict exactly ``views`` pictures (V, S, S, 3) uint8; cameras: what ``_prepare_cameras`` gives."""
 
     def predict(self, images: np.ndarray, cameras: Sequence[Camera]) -> NormalPrediction:
         """Normals, confidence and mask of one moment.
@@ -73,23 +78,27 @@ class NormalEngine(ABC):
         if count == self.views:
             return self._run(images, inputs)
         filled = np.arange(self.views) % count
-        whole = self._run(images[filled], CameraInputs(*(array[filled] for array in inputs)))
+        whole = self._run(images[filled], type(inputs)(*(array[filled] for array in inputs)))
         return NormalPrediction(whole.normal[:count], whole.confidence[:count], whole.mask[:count])
 
-    def _camera_inputs(self, cameras: Sequence[Camera]) -> CameraInputs:
+    def _prepare_cameras(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> CameraInputs | PinholeInputs:
+        """What ``_run`` is given of the cameras; every array has a row a view."""
+        return camera_inputs(K, R, t, self.size, self.size)
+
+    def _camera_inputs(self, cameras: Sequence[Camera]) -> Any:
         """The cameras' part of the input, kept for rigs seen before: cameras rarely move between frames."""
         K, R, t = stack_cameras(cameras)
         key = K.tobytes() + R.tobytes() + t.tobytes()
         if key not in self._rigs:
-            self._rigs[key] = camera_inputs(K, R, t, self.size, self.size)
+            self._rigs[key] = self._prepare_cameras(K, R, t)
             if len(self._rigs) > _REMEMBERED_RIGS:
                 self._rigs.popitem(last=False)
         self._rigs.move_to_end(key)
         return self._rigs[key]
 
 
-def check_precision(precision: str) -> str:
-    """The precision itself. Raises HeadstreamError when there is no such."""
-    if precision not in PRECISIONS:
-        raise HeadstreamError(f"normals.precision: {precision!r}; must be one of {', '.join(PRECISIONS)}")
+def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> str:
+    """The precision itself. Raises HeadstreamError when the engine, which knows those, has no such."""
+    if precision not in known:
+        raise HeadstreamError(f"normals.precision: {precision!r}; must be one of {', '.join(known)}")
     return precision

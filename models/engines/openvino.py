@@ -6,7 +6,6 @@ The key of the cache holds everything that the graph depends on: weights, shape,
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
-from platformdirs import user_cache_path
 
-import models
 from models.engines.base import NormalEngine, NormalPrediction, check_precision
+from models.engines.cache import kept_path
 from models.rays import CameraInputs
 from models.weights import weights_digest, weights_path
 from protocol.errors import HeadstreamError
@@ -38,7 +36,7 @@ class OpenVinoEngine(NormalEngine):
         self, weights: str | Path | None, views: int, size: int, precision: str = "bf16", threads: int = 0
     ) -> None:
         super().__init__(views, size)
-        wanted = check_precision(precision)
+        wanted = check_precision(precision, ("bf16", "f32"))
         path = weights_path(weights)
         core = ov.Core()
         self.precision = wanted if computes_in_bf16() else "f32"
@@ -81,11 +79,7 @@ def computes_in_bf16() -> bool:
 
 def _graph_folder(weights: Path, views: int, size: int) -> Path:
     """Where the converted graph of these weights and this shape lies, or will lie."""
-    root = Path(models.__file__).parent
-    code = hashlib.sha256(b"".join((root / name).read_bytes() for name in _CODE)).hexdigest()[:8]
-    version = ov.__version__.split("-")[0]
-    name = f"openvino-{version}-{weights_digest(weights)}-{code}-{views}x{size}"
-    return user_cache_path("headstream") / "engines" / name
+    return kept_path("openvino", ov.__version__.split("-")[0], weights, _CODE, f"{views}x{size}")
 
 
 def _convert(weights: Path, views: int, size: int) -> ov.Model:

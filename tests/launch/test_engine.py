@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from launch.engine import Build, chosen_build
+from models.engines import EngineUnavailable
 from protocol.errors import HeadstreamError
 
 RIG = """
@@ -83,6 +84,8 @@ def test_an_engine_that_keeps_nothing_says_so():
     [
         (["build", "--views", "2", "--size", "100"], "multiple of 16"),
         (["build", "--views", "2", "--engine", "abacus"], "known are"),
+        (["build", "--views", "2", "--target", "sm89"], "--target is for --engine tensorrt; openvino is built where"),
+        (["build", "--views", "2", "--engine", "tensorrt", "--target", " ,"], "give one or more, such as sm89,sm120"),
         (["build", "--rig", "nowhere.toml"], "nowhere.toml"),
         (["build", "--views", "2", "--weights", "nowhere.safetensors"], "no such weights file"),
         (["export", "nowhere/x.onnx"], "--rig RIG, or --views"),
@@ -92,3 +95,31 @@ def test_what_cannot_be_built_is_one_line(arguments, message):
     done = CliRunner().invoke(app, ["engine", *arguments])
     assert isinstance(done.exception, HeadstreamError) and message in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def test_a_gpu_that_is_not_here_is_named_by_target(monkeypatch):
+    def missing(cross=False):
+        raise EngineUnavailable("normals: no GPU")
+
+    monkeypatch.setattr("models.engines.tensorrt.library", missing)
+    done = CliRunner().invoke(app, ["engine", "build", "--views", "2", "--size", "64", "--engine", "tensorrt"])
+    assert str(done.exception) == "normals: no GPU; --target sm89 builds for a GPU that is not here"
+
+
+def test_a_rig_without_a_precision_takes_the_engines_usual_one(tmp_path):
+    rig = tmp_path / "rig.toml"
+    rig.write_text(RIG.replace('precision = "f32"', ""))
+    assert chosen_build(rig, None, None, None, None, None).precision == "bf16"
+    assert chosen_build(rig, "tensorrt", None, None, None, None).precision == "f16"
+
+
+@pytest.mark.slow
+def test_plans_for_two_gpus_that_are_not_here(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx, which builds without a GPU, is not installed")
+    arguments = ["engine", "build", "--views", "2", "--size", "64", "--engine", "tensorrt", "--target", "sm89, sm120"]
+    reports = json.loads(CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout)
+    assert [report["target"] for report in reports] == ["sm89", "sm120"]
+    assert all(report["graph_parity_mean_deg"] < 0.2 and report["bytes"] > 1e6 for report in reports)
+    assert all(set(layer) == {"name", "kind", "precision"} for layer in reports[0]["layers"])
+    shown = CliRunner().invoke(app, [*arguments, "--no-check"], catch_exceptions=False).stdout
+    assert "for sm89, f16, 2 x 64 px" in shown and "layers before fusion" in shown and "degrees" not in shown

@@ -8,13 +8,24 @@ import pytest
 import torch
 from model_doubles import ball, ring, tiny_network
 
-from models.engines import ENGINES, make_engine, usual_size
+from models.engines import ENGINES, make_engine, usual_size, why_not
 from models.engines.parity import parity
+from models.engines.torch import TorchEngine
 from models.evaluation import normal_errors
 from models.weights import SHIPPED, load_network, save_weights, weights_digest, weights_path
 from protocol.errors import HeadstreamError
 
 VIEWS, SIZE = 4, 64
+FIXED = "torch-on-fixed-buffers"  # as it runs on CUDA, but for the graph
+
+
+def made(name, weights, views, size, precision):
+    """An engine of this name; skips, with the reason, where the machine cannot run it."""
+    if name == FIXED:
+        return TorchEngine(weights, views, size, precision, threads=1, static=True)
+    if why_not(name):
+        pytest.skip(why_not(name))
+    return make_engine(name, weights=weights, views=views, size=size, precision=precision, threads=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,9 +44,9 @@ def weights(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=(*ENGINES, FIXED))
 def engine(request, weights):
-    return make_engine(request.param, weights=weights, views=VIEWS, size=SIZE, precision="f32", threads=1)
+    return made(request.param, weights, VIEWS, SIZE, "f32")
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +80,9 @@ def test_engines_agree_in_f32(engine, reference, scene):
     close(engine.predict(*scene), reference.predict(*scene), 0.1)
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", (*ENGINES, FIXED))
 def test_f32_with_the_shipped_weights_is_pytorch_to_a_fifth_of_a_degree(name):
-    engine = make_engine(name, views=3, size=128, precision="f32", threads=1)
+    engine = made(name, None, 3, 128, "f32")
     found = parity(engine)
     assert found.mean_deg < 0.2 and found.mask < 0.005
     cameras = ring(3, 128)
@@ -92,12 +103,12 @@ def test_parity_notices_other_weights(weights):
     assert parity(engine).mean_deg > 5
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", (*ENGINES, FIXED))
 def test_bf16_stays_near_f32_with_the_shipped_weights(name):
     cameras = ring(2, 128)
     images, _, mask = ball(cameras, 0.2, np.random.default_rng(0))
     exact = make_engine("torch", views=2, size=128, precision="f32", threads=1).predict(images, cameras)
-    engine = make_engine(name, views=2, size=128, precision="bf16", threads=1)
+    engine = made(name, None, 2, 128, "bf16")
     got = engine.predict(images, cameras)
     assert normal_errors(got.normal, exact.normal, mask).mean < 0.5
     assert np.abs(got.mask - exact.mask).mean() < 0.02
@@ -199,7 +210,7 @@ def test_a_broken_graph_is_one_clear_line(tmp_path, weights, monkeypatch):
     ("changes", "message"),
     [
         ({"name": "onnx"}, "known are openvino, torch"),
-        ({"precision": "int4"}, "must be one of bf16, f32"),
+        ({"precision": "int4"}, "must be one of f16, bf16, f32"),
         ({"size": 100}, "multiple of 16"),
         ({"views": 17}, "1 to 16"),
         ({"weights": "nowhere.safetensors"}, "no such weights file"),
@@ -255,4 +266,6 @@ def test_shipped_weights_are_small_and_load():
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_without_a_size_an_engine_takes_the_usual_one(name, weights):
+    if why_not(name):
+        pytest.skip(why_not(name))
     assert make_engine(name, weights=weights, views=1, size=0).size == usual_size(name)
