@@ -110,6 +110,8 @@ class Campaign:
         """Everything, in the order of a shoot day."""
         rig = str(self.rig)
         cameras = [camera.id for camera in load_rig(self.rig).cameras]
+        code, said, _ = self.headstream("keys", rig)
+        self.note("keys for server and nodes", code == 0, said.splitlines()[0] if said else "")
         with Reception(self.lab["server"], self.rig) as reception:
             code, said, took = self.headstream("deploy", rig, "--start", "--json")
             texts = [entry["text"] for entry in said.values() if not entry["ok"]]
@@ -212,7 +214,7 @@ def write_rig(folder: Path, server: str, addresses: dict[str, str], fps: float) 
     rig.parent.mkdir()
     (rig.parent / "cameras.json").write_text(calibration)
     text = f'name = "four PCs"\ncalibration = "cameras.json"\nfps = {fps}\n'
-    text += f'[server]\nhost = "{server}"\n[wire]\nallow_plain = true\n'
+    text += f'[server]\nhost = "{server}"\n[wire]\nsecurity = "curve"\n'
     for i, name in enumerate(names):
         text += f'[[camera]]\nid = "{name}"\nnode = "{PCS[i // 2]}"\ndriver = "replay"\n'
         text += f'options = {{capture = "{capture}"}}\n'

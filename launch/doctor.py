@@ -22,7 +22,10 @@ from protocol.errors import HeadstreamError
 from protocol.rig import Rig
 
 NEEDED = ("numpy", "torch", "numba", "openvino", "pyzmq", "msgpack", "PyTurboJPEG", "mcap", "viser")
-OPTIONAL = {"usd-core": "export", "anny": "train", "pycuda": "gpu", "tensorrt": "gpu", "tensorrt-rtx": "rtx"}
+OPTIONAL = {
+    **{"usd-core": "export", "anny": "train", "pycuda": "gpu", "tensorrt": "gpu", "tensorrt-rtx": "rtx"},
+    **{"viva-genicam": "gige", "pypylon": "pylon", "av": "video"},
+}
 FREE_DISK_GB = 20.0
 FREE_MEMORY_GB = 3.0
 SLOW_DISK_MB_S = 100.0

@@ -18,7 +18,10 @@ from protocol.errors import HeadstreamError
 from protocol.rig import Rig, is_loopback
 
 # What a node needs to run; `deploy --install` brings these and not the server's gigabytes.
-NODE_NEEDS = ("msgpack", "numpy", "opencv-python-headless", "PyTurboJPEG", "pyzmq", "rich", "typer")
+NODE_NEEDS = (
+    *("isal", "msgpack", "numpy", "opencv-python-headless", "prometheus-client"),
+    *("PyTurboJPEG", "pyzmq", "rich", "typer"),
+)
 NETWORK_CAMERAS = ("gige", "pylon")  # drivers whose cameras may send over Ethernet
 JPEG_BYTES_A_PIXEL = 0.3  # of a photograph at quality 90, roughly
 SOCKET_BUFFER = 8 << 20  # bytes; what a burst of a 5 MP camera needs
