@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from fusion_server.surface.contour import ContourRows, contour_rows
 from fusion_server.surface.fuse import Fused, fuse_normals
 from fusion_server.surface.photometric import Pictures, Positions, photometric_positions
+from fusion_server.surface.rigid_rows import rigid_rows
+from fusion_server.surface.silhouette import overlap
 from fusion_server.surface.solve import Shape, System, Topology
 from geometry.rasterize.base import Raster
 from protocol.errors import HeadstreamError
@@ -42,6 +45,22 @@ class SurfaceKernels(Protocol):
         step: float,
     ) -> Positions:
         """Where pictures say that vertices belong (``photometric.photometric_positions``)."""
+        ...
+
+    def contour_rows(
+        self, shape: Shape, topology: Topology, raster: Raster, observation: Observation, gate: float, scale: float
+    ) -> ContourRows:
+        """Points of the mesh's outline and what the masks say of them (``contour.contour_rows``)."""
+        ...
+
+    def rigid_rows(
+        self, shape: Shape, topology: Topology, raster: Raster, observation: Observation, center: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Normal equations of a motion about a centre (3,), world (``rigid_rows.rigid_rows``).  # 6,6; 6"""
+        ...
+
+    def overlap(self, raster: Raster, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels a view that rendered and observed masks share, and that either has (``silhouette.overlap``)."""
         ...
 
     def add_normals(self, system: System, shape: Shape, normals: np.ndarray, weights: np.ndarray) -> None:
@@ -75,6 +94,27 @@ class CpuKernels:
     ) -> Positions:
         """See ``SurfaceKernels``."""
         return photometric_positions(shape, topology, pictures, observation.rig, raster.depth, reach, step)
+
+    def contour_rows(
+        self, shape: Shape, topology: Topology, raster: Raster, observation: Observation, gate: float, scale: float
+    ) -> ContourRows:
+        """See ``SurfaceKernels``."""
+        o = observation
+        return contour_rows(shape, topology, raster.depth, o.rig, o.outlines, gate, scale)
+
+    def rigid_rows(
+        self, shape: Shape, topology: Topology, raster: Raster, observation: Observation, center: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See ``SurfaceKernels``."""
+        o = observation
+        return rigid_rows(
+            shape.normals, topology.faces, raster, o.rig, o.in_cameras(center), o.intrinsics, o.normal, o.trust,
+            o.outlines.distance,
+        )  # fmt: skip
+
+    def overlap(self, raster: Raster, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+        """See ``SurfaceKernels``."""
+        return overlap(raster.face, observation.outlines)
 
     def add_normals(self, system: System, shape: Shape, normals: np.ndarray, weights: np.ndarray) -> None:
         """See ``SurfaceKernels``."""

@@ -34,6 +34,10 @@ class Observation:
     scale: float = 1.0  # of the maps' sides, to those of the views
     kernels: SurfaceKernels = CPU
 
+    def in_cameras(self, point: np.ndarray) -> np.ndarray:
+        """A world point (3,) in the cameras' frames.  # V,3"""
+        return np.stack([camera.R @ point + camera.t for camera in self.cameras])
+
     def coarser(self) -> Observation:
         """Every second pixel of the maps, for decisions and rigid motion; without pictures."""
         o = self.outlines

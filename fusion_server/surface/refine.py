@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
 from fusion_server.surface.bias import Bias
-from fusion_server.surface.contour import ContourRows, add_contours, contour_rows
+from fusion_server.surface.contour import ContourRows, add_contours
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.observation import Look
 from fusion_server.surface.photometric import Positions, agreed
@@ -176,7 +176,7 @@ def contours(seen: Look, topology: Topology, gate: float, scale: float, settings
     """Contour rows, their weight lowered to how well this frame's masks can be met at all."""
     observation, rig = seen.observation, seen.observation.rig
     footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
-    rows = contour_rows(seen.shape, topology, seen.raster.depth, rig, observation.outlines, gate, scale)
+    rows = observation.kernels.contour_rows(seen.shape, topology, seen.raster, observation, gate, scale)
     misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0
     best = settings.sigma_silhouette * footprint
     sigma = min(max(best, misfit), _WORST_MISFIT * best)
