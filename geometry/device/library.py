@@ -1,9 +1,16 @@
-"""Calls compiled kernels on torch tensors, on torch's current stream."""
+"""Calls compiled kernels on torch tensors.
+
+All libraries of a device share one stream of their own, so that what one leaves there the next may use, and so that a
+network may run beside them: torch's default stream would make each wait for the other. ``Library.stream`` is to be
+entered around whatever is done on the device, torch's own operations too.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -33,6 +40,11 @@ def compute_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+@lru_cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
+
+
 class Library:
     """The kernels of one source on one device: a GPU, or ("cpu") their emulation."""
 
@@ -51,14 +63,18 @@ class Library:
         self._library.what_failed.restype = ctypes.c_char_p
 
     def __call__(self, function: str, *arguments: torch.Tensor | int | float) -> None:
-        """Call an exported function. Tensors must be contiguous and on this device. Raises HeadstreamError when a
-        launch fails (errors of a kernel itself show in a later call, as always with CUDA)."""
+        """Call an exported function on the current stream. Tensors must be contiguous and on this device. Raises
+        HeadstreamError when a launch fails (errors of a kernel itself show in a later call, as always with CUDA)."""
         stream = ctypes.c_void_p(None)
         if not self.emulated:
             self._checked("use_device", self._library.use_device(ctypes.c_int64(self.device.index)))
             stream = ctypes.c_void_p(torch.cuda.current_stream(self.device).cuda_stream)
         passed = [self._passed(function, argument) for argument in arguments]
         self._checked(function, getattr(self._library, function)(*passed, stream))
+
+    def stream(self) -> AbstractContextManager:
+        """Within it, torch and kernels work on this device's stream."""
+        return nullcontext() if self.emulated else torch.cuda.stream(_stream(self.device))
 
     def emulate_order(self, order: int) -> None:
         """Of the emulation: 0 one after the other, 1 from the last one, 2 four at once. No result may depend on it."""

@@ -14,6 +14,7 @@ from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.kernels import CPU, make_kernels
 from fusion_server.surface.observation import look, observe
+from fusion_server.surface.quality import check
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rigid import rigid_step
 from fusion_server.surface.solve import Shape, System, Topology
@@ -23,7 +24,7 @@ from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.cuda import CudaRasterizer
 from protocol.errors import HeadstreamError
 
-CAMERAS = ring(8, 96)
+CAMERAS = ring(12, 96)  # so many that a face has more views than are kept for it
 DEVICES = {"emulated": "cpu", "cuda": "cuda"}
 
 
@@ -83,11 +84,12 @@ def test_fused_normals_are_the_cpu_s(scene, kernels):
     np.testing.assert_allclose(ours.agreement, theirs.agreement, atol=1e-5)
 
 
-def test_a_raster_of_the_device_is_used_where_it_lies(scene, device, kernels):
+def test_what_a_warm_frame_asks_of_a_raster_stays_on_its_device(scene, device, kernels):
     seen = seen_with(scene, kernels, CudaRasterizer(device))
-    theirs = seen_with(scene, CPU).fused
-    np.testing.assert_allclose(seen.fused.normal, theirs.normal, atol=2e-6)
-    assert "bary" not in vars(seen.raster) and "face" not in vars(seen.raster)  # nobody copied it out
+    refine(seen, scene[2], Step(10.0, 4e-3, 0.1, 3e-3), SurfaceSettings(), Clock())
+    rigid_step(seen, scene[2], SurfaceSettings())
+    check(seen, scene[2], tuple(camera.name for camera in CAMERAS))
+    assert not {"face", "bary", "depth"} & vars(seen.raster).keys()  # nobody copied it out
 
 
 @pytest.mark.parametrize(("reach", "step", "halvings"), [(3e-3, 0.75e-3, 0), (2e-3, 0.5e-3, 0), (3e-3, 0.75e-3, 1)])
@@ -210,7 +212,7 @@ def test_what_a_frame_left_on_the_device_goes_with_it(scene, kernels):
 
 def test_a_track_follows_as_it_does_on_the_cpu(device):
     """Keyframe, turn, expression, and what a checkpoint keeps between frames."""
-    settings = SurfaceSettings(vertices=1500, hull_cells=48, keyframe_iterations=8, uv=False)
+    settings = SurfaceSettings(vertices=800, hull_cells=32, keyframe_iterations=8, uv=False)
     meshes = [blob(4), turned(blob(4), 3.0), turned(blob(4, 2e-3), 5.0)]
     takes = []
     for tracker in (
@@ -219,7 +221,7 @@ def test_a_track_follows_as_it_does_on_the_cpu(device):
     ):
         surfaces = []
         for mesh in meshes:
-            surfaces.append(tracker.update(views_of(mesh, skin(4), CAMERAS, fine=3)))
+            surfaces.append(tracker.update(views_of(mesh, skin(4), CAMERAS[::2], fine=3)))
             tracker = pickle.loads(pickle.dumps(tracker))
         takes.append(surfaces)
     for ours, theirs in zip(*takes, strict=True):

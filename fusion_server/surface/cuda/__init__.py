@@ -8,8 +8,10 @@ Contract tests run the kernels' bodies in an emulation on the CPU; **they have n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +28,22 @@ from geometry.rasterize.cuda import DeviceRaster
 if TYPE_CHECKING:
     from fusion_server.surface.observation import Observation
 
+T = TypeVar("T")
 _HERE = Path(__file__).parent
 _THREADS = 256  # of a block, as in kernel.h
 _SUMS = 14  # a face and height keeps, as in photometric.cu: 4 sums, 4 of squares, 6 of products
 _RIGID_SUMS, _CHUNKS = 27, 2048  # as in pixels.cu
+
+
+def _on_stream(step: Callable[..., T]) -> Callable[..., T]:
+    """Runs a method on the kernels' own stream."""
+
+    @wraps(step)
+    def run(self: CudaKernels, *arguments: Any, **named: Any) -> T:
+        with self._fuse.stream():
+            return step(self, *arguments, **named)
+
+    return run
 
 
 class CudaKernels:
@@ -48,6 +62,7 @@ class CudaKernels:
     def __reduce__(self) -> tuple[type[CudaKernels], tuple[str]]:
         return CudaKernels, (self._named,)  # a checkpoint holds no loaded library
 
+    @_on_stream
     def fuse_normals(self, shape: Shape, raster: Raster, observation: Observation) -> Fused:
         """See ``fuse.fuse_normals``."""
         lib, o = self._fuse, observation
@@ -64,6 +79,7 @@ class CudaKernels:
         )  # fmt: skip
         return Fused(fused.cpu().numpy(), weight.cpu().numpy(), agreement.cpu().numpy())
 
+    @_on_stream
     def photometric_positions(
         self,
         shape: Shape,
@@ -123,6 +139,7 @@ class CudaKernels:
         points = shape.vertices + want.cpu().numpy()[:, None] * shape.normals
         return Positions(points, variance.cpu().numpy(), search.scale)
 
+    @_on_stream
     def contour_rows(
         self, shape: Shape, topology: Topology, raster: Raster, observation: Observation, gate: float, scale: float
     ) -> ContourRows:
@@ -147,6 +164,7 @@ class CudaKernels:
         view = (numbers // places).cpu().numpy()
         return ContourRows(view, edge[:found][order].cpu().numpy(), data[:, 0], data[:, 1:4], data[:, 4], data[:, 5])
 
+    @_on_stream
     def rigid_rows(
         self, shape: Shape, topology: Topology, raster: Raster, observation: Observation, center: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -171,6 +189,7 @@ class CudaKernels:
         back = turn.transpose(0, 2, 1)
         return (back @ system @ turn).sum(0), (back @ sums[:, 21:, None])[..., 0].sum(0)
 
+    @_on_stream
     def overlap(self, raster: Raster, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         """See ``silhouette.overlap``."""
         lib, maps = self._pixels, self._of(observation)
@@ -180,6 +199,7 @@ class CudaKernels:
         both, either = counts.cpu().numpy().T
         return both, either
 
+    @_on_stream
     def add_normals(self, system: System, shape: Shape, normals: np.ndarray, weights: np.ndarray) -> None:
         """See ``System.add_normals``."""
         lib = self._solve
@@ -192,6 +212,7 @@ class CudaKernels:
         )  # fmt: skip
         system.diagonal, system.off, system.right = (tensor.cpu().numpy() for tensor in sums)
 
+    @_on_stream
     def solve(self, system: System, steps: int) -> np.ndarray:
         """See ``System.solve``."""
         lib = self._solve

@@ -1,4 +1,4 @@
-"""The CUDA rasteriser: every view in one launch, on torch's current stream, without a licence to ask for.
+"""The CUDA rasteriser: every view in one launch, without a licence to ask for.
 
 It draws what ``geometry.rasterize.cpu`` draws, by the same rules in the same arithmetic: faces differ only where two
 meet at a pixel's centre or are less than 4e-9 of their 1/z apart (``rasterize.cu``), and there either is right.
@@ -36,29 +36,30 @@ class DeviceRaster(Raster):
     @cached_property
     def face(self) -> np.ndarray:  # type: ignore[override]
         """See ``Raster``."""
-        return self.tensors[0].cpu().numpy()
+        return self._out(0)
 
     @cached_property
     def bary(self) -> np.ndarray:  # type: ignore[override]
         """See ``Raster``."""
-        return self.tensors[1].cpu().numpy()
+        return self._out(1)
 
     @cached_property
     def depth(self) -> np.ndarray:  # type: ignore[override]
         """See ``Raster``."""
-        return self.tensors[2].cpu().numpy()
+        return self._out(2)
+
+    def _out(self, which: int) -> np.ndarray:
+        with self._library.stream():
+            return self.tensors[which].cpu().numpy()
 
     def interpolate(self, faces: np.ndarray, values: np.ndarray) -> np.ndarray:
         """See ``Raster``.  # V,H,W,C float32"""
-        out = self.interpolated(self._library.up(faces, np.int32), self._library.up(values, np.float32))
-        return out.cpu().numpy()
-
-    def interpolated(self, faces: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """The same from and to the device: faces (F, 3) int32, values (P, C) float32.  # V,H,W,C"""
-        face, bary, _ = self.tensors
-        out = self._library.empty((*face.shape, values.shape[1]), torch.float32)
-        self._library("interpolate", faces, face, bary, values, face.numel(), values.shape[1], out)
-        return out
+        lib, (face, bary, _) = self._library, self.tensors
+        with lib.stream():
+            out = lib.empty((*face.shape, values.shape[1]), torch.float32)
+            corners, attributes = lib.up(faces, np.int32), lib.up(values, np.float32)
+            lib("interpolate", corners, face, bary, attributes, face.numel(), values.shape[1], out)
+            return out.cpu().numpy()
 
 
 class CudaRasterizer:
@@ -75,11 +76,17 @@ class CudaRasterizer:
 
     def rasterize(self, vertices: np.ndarray, faces: np.ndarray, cameras: Sequence[Camera]) -> DeviceRaster:
         """See ``base.Rasterizer``. Raises ValueError when the cameras differ in size or the faces are too many."""
-        lib = self._library
         height, width = one_size(cameras)
         views, count = len(cameras), len(faces)
         if count > _MOST_FACES or views * count >= _MOST_JOBS:
             raise HeadstreamError(f"{count} faces in {views} views are too many: {_MOST_FACES} faces, 2^31 in all")
+        with self._library.stream():
+            return self._drawn(vertices, faces, cameras, height, width)
+
+    def _drawn(
+        self, vertices: np.ndarray, faces: np.ndarray, cameras: Sequence[Camera], height: int, width: int
+    ) -> DeviceRaster:
+        lib, views, count = self._library, len(cameras), len(faces)
         screen = lib.empty((views, len(vertices), 3), torch.float64)
         words = lib.zeros((views, height, width), torch.int64)
         large, large_count = lib.empty((views * count,), torch.int32), lib.zeros((1,), torch.int32)
