@@ -135,5 +135,8 @@ def make_kernels(name: str) -> SurfaceKernels:
     if name == "cuda":
         from fusion_server.surface.cuda import CudaKernels
 
-        return CudaKernels()
+        try:
+            return CudaKernels()
+        except HeadstreamError as error:
+            raise HeadstreamError(f"surface.kernels: {name!r} cannot run here: {error}; 'cpu' can") from error
     raise HeadstreamError(f"surface.kernels: {name!r}; must be {' or '.join(map(repr, NAMES))}")

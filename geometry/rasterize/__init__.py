@@ -16,12 +16,15 @@ def make_rasterizer(name: str) -> Rasterizer:
         from geometry.rasterize.cpu import CpuRasterizer
 
         return CpuRasterizer()
-    if name == "cuda":
-        from geometry.rasterize.cuda import CudaRasterizer
+    try:
+        if name == "cuda":
+            from geometry.rasterize.cuda import CudaRasterizer
 
-        return CudaRasterizer()
-    if name == "nvdiffrast":
-        from geometry.rasterize.nvdiffrast import NvdiffrastRasterizer
+            return CudaRasterizer()
+        if name == "nvdiffrast":
+            from geometry.rasterize.nvdiffrast import NvdiffrastRasterizer
 
-        return NvdiffrastRasterizer()
+            return NvdiffrastRasterizer()
+    except HeadstreamError as error:
+        raise HeadstreamError(f"surface.rasterizer: {name!r} cannot run here: {error}; 'cpu' can") from error
     raise HeadstreamError(f"surface.rasterizer: {name!r}; must be {' or '.join(map(repr, NAMES))}")

@@ -33,13 +33,12 @@ class NvdiffrastRasterizer:
             import nvdiffrast.torch as library
         except ImportError as error:
             raise HeadstreamError(
-                f"rasterizer 'nvdiffrast': it cannot be imported ({error}); see its repository, and its licence "
-                "(research and evaluation only), or use 'cuda'"
+                f"it cannot be imported ({error}); see its repository, and its licence (research and evaluation only)"
             ) from None
         self._device_name = device
         self._device = compute_device(device)
         if self._device.type != "cuda":
-            raise HeadstreamError("rasterizer 'nvdiffrast': it runs on CUDA only")
+            raise HeadstreamError("it runs on CUDA only")
         self._library: Any = library
         self._context: Any = library.RasterizeCudaContext(self._device)
 

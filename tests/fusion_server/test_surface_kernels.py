@@ -234,3 +234,11 @@ def test_kernels_that_are_not_there_are_named_with_those_that_are():
     with pytest.raises(HeadstreamError, match=r"surface.kernels: 'gpu'; must be 'cpu' or 'cuda'"):
         make_kernels("gpu")
     assert make_kernels("cpu") is CPU
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_kernels_that_cannot_run_here_say_why_and_what_can():
+    with pytest.raises(
+        HeadstreamError, match=r"^surface.kernels: 'cuda' cannot run here: .* no CUDA GPU here; 'cpu' can"
+    ):
+        make_kernels("cuda")

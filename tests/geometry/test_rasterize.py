@@ -175,6 +175,13 @@ def test_a_rasteriser_that_is_not_there_is_named_with_those_that_are():
         make_rasterizer("gl")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(("name", "why"), [("cuda", "no CUDA GPU"), ("nvdiffrast", "(cannot be imported|no CUDA GPU)")])
+def test_a_rasteriser_that_cannot_run_here_says_why_and_what_can(name, why):
+    with pytest.raises(HeadstreamError, match=rf"^surface.rasterizer: '{name}' cannot run here: .*{why}.*; 'cpu' can$"):
+        make_rasterizer(name)
+
+
 def test_nvdiffrast_is_handed_its_own_pixels():
     """Its documentation's rules, applied here to what we would hand over, give the pixels of our own projection."""
     cam = camera((0.4, 1.0, 3.0), 40, height=30)

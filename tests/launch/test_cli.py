@@ -84,6 +84,15 @@ def test_the_doctor_finds_a_port_in_use_and_names_what_to_do(tmp_path):
     assert findings["Python"]["state"] == "ok"
 
 
+def test_the_doctor_says_when_the_surface_cannot_run_as_the_rig_wants_it(tmp_path):
+    rig = tmp_path / "rig.toml"
+    rig.write_text(RIG + '[surface]\nrasterizer = "cpu"\nkernels = "gpu"\n')
+    done = headstream("doctor", rig, "--json", cwd=tmp_path)
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert findings["kernels"]["state"] == "bad" and "must be 'cpu'" in findings["kernels"]["detail"]
+    assert "rasterizer" not in findings
+
+
 @pytest.mark.parametrize(
     "verb", ["demo", "up", "node", "serve", "reconstruct", "evaluate", "export", "doctor", "train"]
 )
