@@ -17,6 +17,7 @@ import numpy as np
 
 from fusion_server.framing import Window, around_mask, around_points, follow, whole
 from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
+from fusion_server.surface.kernels import make_kernels
 from fusion_server.surface.rehearse import rehearse
 from geometry.cameras import undistort, without_distortion
 from geometry.rasterize import make_rasterizer
@@ -156,9 +157,12 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
         photometric=surface.photometric,
         uv=False,  # unwrapping takes seconds and only a hand-over needs it: exports do it
     )
-    rasterizer = make_rasterizer(surface.rasterizer)
-    log.info("surface: %d vertices, rasteriser %s; a new machine compiles now", surface.vertices, rasterizer.name)
+    rasterizer, kernels = make_rasterizer(surface.rasterizer), make_kernels(surface.kernels)
+    log.info(
+        "surface: %d vertices, rasteriser %s, kernels %s; a new machine compiles now",
+        surface.vertices, rasterizer.name, kernels.name,
+    )  # fmt: skip
     start = time.perf_counter()
-    rehearse(settings, rasterizer)
+    rehearse(settings, rasterizer, kernels)
     log.info("surface: ready after %.1f s", time.perf_counter() - start)
-    return Reconstructor(calibration, engine, SurfaceTracker(settings, rasterizer))
+    return Reconstructor(calibration, engine, SurfaceTracker(settings, rasterizer, kernels))

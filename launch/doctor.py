@@ -56,6 +56,7 @@ def examine(rig: Rig | None) -> Iterator[Finding]:
         yield from _ports(rig)
         yield _calibration(rig)
         yield from (Finding("keys", *found) for found in check_keys(rig))
+        yield from _surface(rig)
 
 
 def _python() -> Finding:
@@ -189,3 +190,22 @@ def _calibration(rig: Rig) -> Finding:
     if unknown:
         return Finding("calibration", "bad", f"it does not have {', '.join(unknown)}", "calibrate, or correct the ids")
     return Finding("calibration", "ok", f"{len(rig.cameras)} cameras of {rig.calibration}")
+
+
+def _surface(rig: Rig) -> Iterator[Finding]:
+    """What the mesh is made on, where that is not the CPU; compiles what is not compiled yet."""
+    from fusion_server.surface.kernels import make_kernels
+    from geometry.rasterize import make_rasterizer
+
+    for key, name, make in (
+        ("rasterizer", rig.surface.rasterizer, make_rasterizer),
+        ("kernels", rig.surface.kernels, make_kernels),
+    ):
+        if name == "cpu":
+            continue
+        try:
+            make(name)
+        except HeadstreamError as error:
+            yield Finding(key, "bad", str(error), f'{key} = "cpu" needs neither a GPU nor nvcc')
+        else:
+            yield Finding(key, "ok", name)

@@ -148,6 +148,7 @@ class SurfaceConfig:
     """The mesh. ``size`` is the side of the maps that the solve sees, pixels."""
 
     rasterizer: str = "cpu"
+    kernels: str = "cpu"  # what the mesh is solved on
     vertices: int = limited(10_000, 100, 1_000_000)
     size: int = limited(256, 64, 2048)
     iterations: int = limited(2, 1, 100)

@@ -33,3 +33,4 @@ full=${full:-$(compgen -G "$carry/full.safetensors*" | head -n 1 || true)}
 if [ -n "$full" ]; then
     normals normals-full --engine torch --precision bf16 --weights "$full"
 fi
+bash benchmarks/gpu/surface.sh

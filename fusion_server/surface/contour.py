@@ -16,11 +16,11 @@ from fusion_server.surface.base import Rig
 from fusion_server.surface.silhouette import Silhouettes
 from fusion_server.surface.solve import Shape, Topology
 
-_OUTWARD = 2.0  # pixels beyond a contour point at which an outermost one sees no more mesh
-_INWARD = 1.5  # pixels before a contour point, where the surface that it belongs to is seen
-_ROUND = 0.2  # metres: twice the radius of what an outline belongs to, about
-_HIDDEN = 1.5  # what lies further behind the surface there than this times as far as it bends away is hidden
-_OUTSIDE = 1.5  # pixels outside a mask that a vertex may stand before it is pulled in
+OUTWARD = 2.0  # pixels beyond a contour point at which an outermost one sees no more mesh
+INWARD = 1.5  # pixels before a contour point, where the surface that it belongs to is seen
+ROUND = 0.2  # metres: twice the radius of what an outline belongs to, about
+HIDDEN = 1.5  # what lies further behind the surface there than this times as far as it bends away is hidden
+OUTSIDE = 1.5  # pixels outside a mask that a vertex may stand before it is pulled in
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def _perhaps_outside(m, distance, x, y, z):
     row = int((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w + 0.5)
     if col < 0 or row < 0 or col >= distance.shape[1] or row >= distance.shape[0]:
         return False
-    return distance[row, col] < 1.0 - _OUTSIDE
+    return distance[row, col] < 1.0 - OUTSIDE
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -177,11 +177,11 @@ def _contours(
             oy = rotation[v, 1, 0] * n0 + rotation[v, 1, 1] * n1 + rotation[v, 1, 2] * n2
             size = max(np.sqrt(ox * ox + oy * oy), 1e-9)
             ox, oy = ox / size, oy / size
-            if _depth_at(depth[v], px + _OUTWARD * ox, py + _OUTWARD * oy) > 0.0:
+            if _depth_at(depth[v], px + OUTWARD * ox, py + OUTWARD * oy) > 0.0:
                 continue
-            before = _depth_at(depth[v], px - _INWARD * ox, py - _INWARD * oy)
-            bend = np.sqrt(_ROUND * _INWARD * before / focal[v])
-            if before > 0.0 and _depth(matrix[v], p0, p1, p2) > before + _HIDDEN * bend:
+            before = _depth_at(depth[v], px - INWARD * ox, py - INWARD * oy)
+            bend = np.sqrt(ROUND * INWARD * before / focal[v])
+            if before > 0.0 and _depth(matrix[v], p0, p1, p2) > before + HIDDEN * bend:
                 continue
             edge_out[v, found] = e
             data_out[v, found, 0] = share
@@ -196,7 +196,7 @@ def _contours(
                 x[i, 0], x[i, 1], x[i, 2], matrix[v], rotation[v], focal[v], distance[v], known[v], 2.0 * gate, scale,
                 out,
             )  # fmt: skip
-            if not ok or s > -_OUTSIDE:
+            if not ok or s > -OUTSIDE:
                 continue
             e = link[start[i]]
             edge_out[v, found] = e

@@ -10,8 +10,8 @@ import numpy as np
 from fusion_server.surface.base import Rig
 from fusion_server.surface.solve import Shape
 
-_ERODED = 1.0  # pixels from the outline: nearer, a pixel mixes subject and background
-_GRAZING = 0.1  # cosine of the angle to the view: below this a normal is noise
+ERODED = 1.0  # pixels from the outline: nearer, a pixel mixes subject and background
+GRAZING = 0.1  # cosine of the angle to the view: below this a normal is noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +66,12 @@ def _votes(face, rotation, intrinsics, normal, trust, distance, face_normals, vo
             ry = (y - cy) / fy
             for x in range(face.shape[2]):
                 f = face[v, y, x]
-                if f < 0 or distance[v, y, x] < _ERODED:
+                if f < 0 or distance[v, y, x] < ERODED:
                     continue
                 rx = (x - cx) / fx
                 n0, n1, n2 = normal[v, y, x, 0], normal[v, y, x, 1], normal[v, y, x, 2]
                 cosine = -(n0 * rx + n1 * ry + n2) / np.sqrt(rx * rx + ry * ry + 1.0)
-                if cosine < _GRAZING:
+                if cosine < GRAZING:
                     continue
                 w0 = r[0, 0] * n0 + r[1, 0] * n1 + r[2, 0] * n2
                 w1 = r[0, 1] * n0 + r[1, 1] * n1 + r[2, 1] * n2

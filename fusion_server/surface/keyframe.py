@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import xatlas
 
 from fusion_server.surface.base import SurfaceSettings
 from fusion_server.surface.bias import Bias
@@ -68,6 +67,8 @@ def make_keyframe(
 
 def unwrap(mesh: Mesh) -> np.ndarray:
     """Texture coordinates of the corners of faces (F, 3, 2), 0 to 1; charts do not overlap, some are mirrored."""
+    import xatlas  # only where an atlas is wanted: a live server wants none
+
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
     packing = xatlas.PackOptions()

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from fusion_server.surface.base import Rig, SurfaceError, View
-from fusion_server.surface.fuse import Fused, fuse_normals
+from fusion_server.surface.fuse import Fused
+from fusion_server.surface.kernels import CPU, SurfaceKernels
 from fusion_server.surface.photometric import Pictures, pictures
 from fusion_server.surface.silhouette import Silhouettes, silhouettes
 from fusion_server.surface.solve import Shape, Topology
@@ -31,6 +32,11 @@ class Observation:
     pictures: Pictures | None
     middle: np.ndarray  # 3, roughly where the subject is
     scale: float = 1.0  # of the maps' sides, to those of the views
+    kernels: SurfaceKernels = CPU
+
+    def in_cameras(self, point: np.ndarray) -> np.ndarray:
+        """A world point (3,) in the cameras' frames.  # V,3"""
+        return np.stack([camera.R @ point + camera.t for camera in self.cameras])
 
     def coarser(self) -> Observation:
         """Every second pixel of the maps, for decisions and rigid motion; without pictures."""
@@ -49,6 +55,7 @@ class Observation:
             None,
             self.middle,
             self.scale / 2,
+            self.kernels,
         )
 
 
@@ -63,12 +70,11 @@ class Look:
     @cached_property
     def fused(self) -> Fused:
         """The observed normals on the faces that are seen."""
-        o = self.observation
-        return fuse_normals(self.shape, self.raster.face, o.rig, o.intrinsics, o.normal, o.trust, o.outlines.distance)
+        return self.observation.kernels.fuse_normals(self.shape, self.raster, self.observation)
 
 
-def observe(views: Sequence[View], photometric: bool) -> Observation:
-    """Stack the views and clean their masks.
+def observe(views: Sequence[View], photometric: bool, kernels: SurfaceKernels = CPU) -> Observation:
+    """Stack the views and clean their masks; kernels: what is to work on them.
 
     Raises SurfaceError when there are no views, their maps differ in size, or every mask is empty.
     """
@@ -96,6 +102,7 @@ def observe(views: Sequence[View], photometric: bool) -> Observation:
         outlines,
         pictures(views, middle) if photometric else None,
         middle,
+        kernels=kernels,
     )
 
 

@@ -26,19 +26,19 @@ _SLOTS = 4  # views kept per face
 _PAIRS = np.full((_SLOTS, _SLOTS), -1)  # number of a pair of slots, whichever comes first
 _PAIRS[np.triu_indices(_SLOTS, 1)] = np.arange(_SLOTS * (_SLOTS - 1) // 2)
 _PAIRS = np.maximum(_PAIRS, _PAIRS.T)
-_GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller numbers keep more digits
+GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller numbers keep more digits
 _VIEWS = 3  # of them compared per vertex
-_FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
+FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
 _BLUR = 0.8  # pixels
 _FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
 _SPACING = 2.2  # pixels between samples, about
-_FLAT = 1.0  # grey levels of contrast below which a patch has nothing to compare
-_ROUNDS = 3  # of averaging over neighbours
-_HEIGHT = 0.35  # correlation below which a peak is none
-_ABOVE = 0.03  # by which it must top any other peak
+FLAT = 1.0  # grey levels of contrast below which a patch has nothing to compare
+ROUNDS = 3  # of averaging over neighbours
+HEIGHT = 0.35  # correlation below which a peak is none
+ABOVE = 0.03  # by which it must top any other peak
 _APART = 1.2e-3  # metres away
 _AGREE = 0.5e-3  # metres: difference from the neighbours that halves the weight
-_SHARPNESS = 0.3  # a peak's standard deviation over sqrt((1 - height) / curvature), found against known truth
+SHARPNESS = 0.3  # a peak's standard deviation over sqrt((1 - height) / curvature), found against known truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,29 @@ class Positions:
     scale: float
 
 
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What is looked at: heights (n,) metres along the normals, ``step`` apart; barycentric places (k, 2) of a face's
+    samples; slack: metres behind what a pixel shows that a face is still seen; apart: metres to a peak's rivals; scale:
+    of lengths in the method, to these."""
+
+    heights: np.ndarray
+    step: float
+    places: np.ndarray
+    slack: float
+    apart: float
+    scale: float
+
+
+def search_of(shape: Shape, pictures: Pictures, reach: float, step: float) -> Search:
+    """Heights from -reach to reach and samples of a face, for pictures of this footprint."""
+    scale = float(np.clip(pictures.footprint / _FOOTPRINT, 0.25, 4.0))
+    half = round(reach / step)
+    heights = np.arange(-half, half + 1) * (step * scale)
+    places = _sample_places(shape.edge / pictures.footprint)
+    return Search(heights, step * scale, places, 3 * scale * _FOOTPRINT, scale * _APART, scale)
+
+
 def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
     """Grey, blurred pictures of all views; middle (3,): where the subject is."""
     height = max(view.image.shape[0] for view in views)
@@ -89,16 +112,13 @@ def photometric_positions(
 
     depth: (V, H, W) from the rasteriser with map_rig's cameras, to know which views see a face.
     """
-    scale = float(np.clip(pictures.footprint / _FOOTPRINT, 0.25, 4.0))
-    half = round(reach / step)
-    step *= scale
-    heights = np.arange(-half, half + 1) * step
-    places = _sample_places(shape.edge / pictures.footprint)
+    search = search_of(shape, pictures, reach, step)
+    heights, places = search.heights, search.places
     slot_view = np.full((len(topology.faces), _SLOTS), -1, np.int8)
     sums = np.zeros((len(topology.faces), 2 * _SLOTS + 6, len(heights)), np.float32)
     _sample(
         shape.vertices, shape.normals, topology.faces, shape.face_normals, places, heights, pictures.grey,
-        pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, 3 * scale * _FOOTPRINT, slot_view, sums,
+        pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, search.slack, slot_view, sums,
     )  # fmt: skip
     curves = np.zeros((len(shape.vertices), len(heights)), np.float32)
     contrast = np.zeros(len(shape.vertices), np.float32)
@@ -107,12 +127,12 @@ def photometric_positions(
         shape.vertices, shape.normals, pictures.rig.center, slot_view, sums, len(places), around.start, around.face,
         around.wide_start, around.wide_face, curves, contrast,
     )  # fmt: skip
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         curves, contrast = _averaged(curves, contrast, topology.start, topology.neighbour)
     want = np.zeros(len(curves))
     variance = np.full(len(curves), np.inf)
-    _peaks(curves, contrast, step, scale * _APART, want, variance)
-    return Positions(shape.vertices + want[:, None] * shape.normals, variance, scale)
+    _peaks(curves, contrast, search.step, search.apart, want, variance)
+    return Positions(shape.vertices + want[:, None] * shape.normals, variance, search.scale)
 
 
 def agreed(want: np.ndarray, held: Positions, topology: Topology) -> np.ndarray:
@@ -172,7 +192,7 @@ def _sample(
         x = (vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) / 3.0
         y = (vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) / 3.0
         z = (vertices[a, 2] + vertices[b, 2] + vertices[c, 2]) / 3.0
-        facing = np.full(_SLOTS, _FACING)
+        facing = np.full(_SLOTS, FACING)
         for v in range(matrix.shape[0]):
             cosine = _cosine(face_normals[f], center[v], x, y, z)
             if cosine > facing[_SLOTS - 1] and _sees(map_matrix[v], depth[v], x, y, z, slack):
@@ -221,7 +241,7 @@ def _sample(
                     fx, fy = px - np.float32(jx), py - np.float32(jy)
                     upper = picture[jy, jx] + fx * (picture[jy, jx + 1] - picture[jy, jx])
                     lower = picture[jy + 1, jx] + fx * (picture[jy + 1, jx + 1] - picture[jy + 1, jx])
-                    level[s, h] = upper + fy * (lower - upper) - _GREY
+                    level[s, h] = upper + fy * (lower - upper) - GREY
                 for h in range(count):
                     sums[f, s, h] += level[s, h]
                     sums[f, _SLOTS + s, h] += level[s, h] * level[s, h]
@@ -239,7 +259,7 @@ def _correlate(
     heights = sums.shape[2]
     for i in numba.prange(vertices.shape[0]):
         best = np.full(_VIEWS, -1, np.int8)
-        facing = np.full(_VIEWS, _FACING)
+        facing = np.full(_VIEWS, FACING)
         for v in range(center.shape[0]):
             cosine = _cosine(normals[i], center[v], vertices[i, 0], vertices[i, 1], vertices[i, 2])
             if cosine <= facing[_VIEWS - 1]:
@@ -294,7 +314,7 @@ def _correlate(
                 d = (b + 1) % 3
                 mean += (cross[b, h] * over - total[b, h] * total[d, h]) / np.sqrt(square[b, h] * square[d, h])
             curves[i, h] = mean / np.float32(pairs)
-        if least > _FLAT * _FLAT:
+        if least > FLAT * FLAT:
             contrast[i] = least
 
 
@@ -333,18 +353,18 @@ def _peaks(curves, contrast, step, apart, want, variance):
         for h in range(1, heights):
             if c[h] > c[top]:
                 top = h
-        if top == 0 or top == heights - 1 or c[top] < _HEIGHT:
+        if top == 0 or top == heights - 1 or c[top] < HEIGHT:
             continue
         rival = np.float32(-1.0)
         for h in range(1, heights - 1):
             if abs(h - top) * step >= apart and c[h] >= c[h - 1] and c[h] >= c[h + 1]:
                 rival = max(rival, c[h])
         bend = 2.0 * c[top] - c[top - 1] - c[top + 1]
-        if c[top] - rival < _ABOVE or bend < 1e-6:
+        if c[top] - rival < ABOVE or bend < 1e-6:
             continue
         shift = 0.5 * (c[top + 1] - c[top - 1]) / bend
         want[i] = (top - heights // 2 + min(max(shift, -0.5), 0.5)) * step
-        variance[i] = _SHARPNESS**2 * (1.02 - min(c[top], 1.0)) / bend * step * step
+        variance[i] = SHARPNESS**2 * (1.02 - min(c[top], 1.0)) / bend * step * step
 
 
 @numba.njit(cache=True, nogil=True)

@@ -54,15 +54,7 @@ def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Qua
 
 def _overlap(raster: Raster, observation: Observation) -> tuple[float, np.ndarray]:
     """Intersection over union of rendered and observed masks where they are known: of all views, and of each."""
-    outlines = observation.outlines
-    views, height, width = raster.face.shape
-    x, y = np.arange(width), np.arange(height)
-    known = outlines.known[:, :, None]
-    within = ((y >= known[:, 1]) & (y <= known[:, 3]))[:, :, None] & ((x >= known[:, 0]) & (x <= known[:, 2]))[:, None]
-    within &= ~outlines.blind[:, None, None]
-    seen = raster.face >= 0
-    both = (seen & outlines.inside & within).reshape(views, -1).sum(1)
-    either = ((seen | outlines.inside) & within).reshape(views, -1).sum(1)
+    both, either = observation.kernels.overlap(raster, observation)
     return float(both.sum() / max(either.sum(), 1)), both / np.maximum(either, 1)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
 from fusion_server.surface.bias import Bias
-from fusion_server.surface.contour import ContourRows, add_contours, contour_rows
+from fusion_server.surface.contour import ContourRows, add_contours
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.observation import Look
-from fusion_server.surface.photometric import Positions, agreed, photometric_positions
+from fusion_server.surface.photometric import Positions, agreed
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
@@ -99,13 +99,13 @@ def refine(
         system.add_points(want, within / (best + _OVERLAP * variance))
         trusted *= _doubt(want[within], best + variance[within])
     weight = fused.weight * within[topology.faces].all(1)
-    system.add_normals(shape, fused.normal, weight / trusted**2)
+    observation.kernels.add_normals(system, shape, fused.normal, weight / trusted**2)
     clock.lap("assemble")
     membrane = (_MEMBRANE / shape.edge) ** 2
     system.add_membrane(membrane, 1 / _DAMPING**2)
     if rest is not None:
         system.add_bending(shape, rest.height, membrane)
-    move = np.clip(system.solve(step.solver_steps), -_LONGEST, _LONGEST)
+    move = np.clip(observation.kernels.solve(system, step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
     vertices = unfolded(vertices, topology, None if rest is None else rest.creased)
@@ -132,8 +132,8 @@ def compared(seen: Look, topology: Topology, step: Step) -> Positions | None:
         return None
     for _ in range(step.halvings):
         sharp = sharp.coarser
-    depth, rig = seen.raster.depth, seen.observation.rig
-    return photometric_positions(seen.shape, topology, sharp, rig, depth, step.reach, step.step)
+    o = seen.observation
+    return o.kernels.photometric_positions(seen.shape, topology, seen.raster, o, sharp, step.reach, step.step)
 
 
 def heights(held: Positions, shape: Shape) -> np.ndarray:
@@ -176,7 +176,7 @@ def contours(seen: Look, topology: Topology, gate: float, scale: float, settings
     """Contour rows, their weight lowered to how well this frame's masks can be met at all."""
     observation, rig = seen.observation, seen.observation.rig
     footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
-    rows = contour_rows(seen.shape, topology, seen.raster.depth, rig, observation.outlines, gate, scale)
+    rows = observation.kernels.contour_rows(seen.shape, topology, seen.raster, observation, gate, scale)
     misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0
     best = settings.sigma_silhouette * footprint
     sigma = min(max(best, misfit), _WORST_MISFIT * best)

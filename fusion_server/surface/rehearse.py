@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings, View
+from fusion_server.surface.kernels import CPU, SurfaceKernels
 from fusion_server.surface.track import SurfaceTracker
 from geometry.cameras import pixel_rays
 from geometry.rasterize.base import Rasterizer
@@ -21,10 +22,10 @@ _SIZE = 64  # pixels of the maps
 _SHIFTS = (0.0, 0.0, 8e-3, -60e-3)  # metres: a keyframe, a still frame, one that moved far, one that is lost and found
 
 
-def rehearse(settings: SurfaceSettings, rasterizer: Rasterizer) -> None:
+def rehearse(settings: SurfaceSettings, rasterizer: Rasterizer, kernels: SurfaceKernels = CPU) -> None:
     """Track a small ball through everything that a tracker of these settings may do."""
     small = replace(settings, vertices=600, hull_cells=24, keyframe_iterations=8)
-    tracker = SurfaceTracker(small, rasterizer)
+    tracker = SurfaceTracker(small, rasterizer, kernels)
     for shift in _SHIFTS:
         tracker.update([_seen(camera, np.array([shift, 0.0, 0.0])) for camera in _ring()])
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
@@ -22,8 +21,6 @@ from geometry.rasterize.base import Rasterizer
 # Of one pixel's normal. Errors of a network's pixels are so alike that a thousand count as few, and far from the answer
 # outlines lead there faster.
 _SIGMAS = (2.0, 0.3)  # on coarse maps, on the finest
-_CUT = 0.4  # difference of unit normals beyond which a pixel loses weight
-_SLACK = 8e-3  # metres: a larger step of depth between neighbours is no surface to take a gradient on
 _GATE = 64.0  # of the finest maps' pixels, to either side of an outline
 _SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; on coarse maps, on the finest
 _FAR = 2e-3  # metres: a larger first step is not to be trusted on fine maps
@@ -44,16 +41,10 @@ def rigid_step(
 
     scale: metres, contour residuals beyond it lose weight. sigma: of one pixel's normal, radians.
     """
-    shape, raster, o = seen.shape, seen.raster, seen.observation
+    shape, o = seen.shape, seen.observation
     center = shape.vertices.mean(0)
-    system = np.zeros((len(o.cameras), 6, 6))
-    right = np.zeros((len(o.cameras), 6))
-    centers = np.stack([camera.R @ center + camera.t for camera in o.cameras])
-    _normal_rows(
-        shape.normals, topology.faces, raster.face, raster.bary, raster.depth, o.normal, o.trust, o.outlines.distance,
-        o.intrinsics, o.rig.rotation, centers, system, right,
-    )  # fmt: skip
-    system, right = system.sum(0) / sigma**2, right.sum(0) / sigma**2
+    system, right = o.kernels.rigid_rows(shape, topology, seen.raster, o, center)
+    system, right = system / sigma**2, right / sigma**2
     rows = contours(seen, topology, _GATE * o.scale, scale, settings)
     if len(rows.edge):
         i, j = topology.edges[rows.edge].T
@@ -120,94 +111,3 @@ def _rotation(omega: np.ndarray) -> np.ndarray:
     x, y, z = omega / angle
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-
-
-@numba.njit(parallel=True, cache=True, nogil=True)
-def _normal_rows(
-    vertex_normals, faces, face, bary, depth, observed, trust, distance, intrinsics, rotation, center, system, right
-):
-    """Normal equations of all views, turned to the world: unknowns are rotation vector and translation."""
-    height, width = face.shape[1:]
-    for v in numba.prange(face.shape[0]):
-        fx, fy, cx, cy = intrinsics[v]
-        rendered = _rendered(vertex_normals, faces, face[v], bary[v], rotation[v])
-        a = np.zeros((6, 6))
-        b = np.zeros(6)
-        row = np.zeros(6)
-        off = np.zeros(3)
-        for y in range(1, height - 1):
-            for x in range(1, width - 1):
-                if distance[v, y, x] < 1.0 or not _smooth(face[v], depth[v], y, x):
-                    continue
-                z = depth[v, y, x]
-                px, py = (x - cx) / fx, (y - cy) / fy
-                n0, n1, n2 = rendered[y, x]
-                square = 0.0
-                for k in range(3):
-                    off[k] = observed[v, y, x, k] - rendered[y, x, k]
-                    square += off[k] * off[k]
-                weight = trust[v, y, x] / (1.0 + square / (_CUT * _CUT))
-                d0, d1, d2 = px * z - center[v, 0], py * z - center[v, 1], z - center[v, 2]
-                for k in range(3):
-                    gx = 0.5 * (rendered[y, x + 1, k] - rendered[y, x - 1, k]) * fx / z
-                    gy = 0.5 * (rendered[y + 1, x, k] - rendered[y - 1, x, k]) * fy / z
-                    # -gradient . flow for a translation, and for a rotation omega x d by omega . (d x that)
-                    t0, t1, t2 = -gx, -gy, gx * px + gy * py
-                    row[0], row[1], row[2] = d1 * t2 - d2 * t1, d2 * t0 - d0 * t2, d0 * t1 - d1 * t0
-                    row[3], row[4], row[5] = t0, t1, t2
-                    if k == 0:  # omega x n
-                        row[1] += n2
-                        row[2] -= n1
-                    elif k == 1:
-                        row[0] -= n2
-                        row[2] += n0
-                    else:
-                        row[0] += n1
-                        row[1] -= n0
-                    for i in range(6):
-                        weighted = weight * row[i]
-                        b[i] += weighted * off[k]
-                        for j in range(i + 1):
-                            a[i, j] += weighted * row[j]
-        for i in range(6):
-            for j in range(i):
-                a[j, i] = a[i, j]
-        turn = np.zeros((6, 6))
-        turn[:3, :3] = rotation[v]
-        turn[3:, 3:] = rotation[v]
-        system[v] = turn.T @ (a @ turn)
-        right[v] = turn.T @ b
-
-
-@numba.njit(cache=True, nogil=True)
-def _smooth(face, depth, y, x):
-    """Whether a pixel and its four neighbours show one smooth piece of surface."""
-    if face[y, x] < 0:
-        return False
-    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        if face[y + dy, x + dx] < 0 or abs(depth[y + dy, x + dx] - depth[y, x]) > _SLACK:
-            return False
-    return True
-
-
-@numba.njit(cache=True, nogil=True)
-def _rendered(vertex_normals, faces, face, bary, rotation):
-    """The surface's normals as the camera would see them.  # H,W,3"""
-    out = np.zeros((face.shape[0], face.shape[1], 3))
-    n = np.zeros(3)
-    for y in range(face.shape[0]):
-        for x in range(face.shape[1]):
-            if face[y, x] < 0:
-                continue
-            i, j, k = faces[face[y, x]]
-            u, w = bary[y, x]
-            for axis in range(3):
-                n[axis] = (
-                    u * vertex_normals[i, axis] + w * vertex_normals[j, axis] + (1 - u - w) * vertex_normals[k, axis]
-                )
-            scale = 1.0 / max(np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]), 1e-9)
-            for axis in range(3):
-                out[y, x, axis] = scale * (
-                    rotation[axis, 0] * n[0] + rotation[axis, 1] * n[1] + rotation[axis, 2] * n[2]
-                )
-    return out

@@ -111,6 +111,20 @@ def _mixed(blurred, inwards, outwards, quantile, distance):
             distance[y, x] = near + share * (far - near)
 
 
+def overlap(face: np.ndarray, outlines: Silhouettes) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of each view that a rendered surface, face (V, H, W) >= 0, and the observed mask both cover, and that
+    either covers, where the mask is known.  # V, V"""
+    views, height, width = face.shape
+    x, y = np.arange(width), np.arange(height)
+    known = outlines.known[:, :, None]
+    within = ((y >= known[:, 1]) & (y <= known[:, 3]))[:, :, None] & ((x >= known[:, 0]) & (x <= known[:, 2]))[:, None]
+    within &= ~outlines.blind[:, None, None]
+    seen = face >= 0
+    both = (seen & outlines.inside & within).reshape(views, -1).sum(1)
+    either = ((seen | outlines.inside) & within).reshape(views, -1).sum(1)
+    return both, either
+
+
 def reach(points: np.ndarray, rig: Rig, outlines: Silhouettes) -> np.ndarray:
     """How far points (P, 3) lie within the pictures, metres: the mean over the seeing views, each bounded by ``SOFT``.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fusion_server.surface.base import Quality, SurfaceError, SurfaceFrame, SurfaceSettings, View
 from fusion_server.surface.bias import Bias
+from fusion_server.surface.kernels import CPU, SurfaceKernels
 from fusion_server.surface.keyframe import fitted, make_keyframe, unwrap
 from fusion_server.surface.observation import Observation, look, observe
 from fusion_server.surface.quality import check
@@ -49,9 +50,10 @@ class _Track:
 class SurfaceTracker:
     """Makes each frame's surface from the last one's. For one thread at a time."""
 
-    def __init__(self, settings: SurfaceSettings, rasterizer: Rasterizer):
+    def __init__(self, settings: SurfaceSettings, rasterizer: Rasterizer, kernels: SurfaceKernels = CPU):
         self._settings = settings
         self._rasterizer = rasterizer
+        self._kernels = kernels
         self.reset()
 
     def reset(self) -> None:
@@ -73,7 +75,7 @@ class SurfaceTracker:
         stuck = self._repeats.stuck()
         if len(views) - len(stuck) >= _FEWEST:
             views = [view for view in views if view.camera.name not in stuck]
-        observation = observe(views, self._settings.photometric)
+        observation = observe(views, self._settings.photometric, self._kernels)
         names = tuple(view.camera.name for view in views)
         coarse = observation.coarser()
         frame = _Frame(observation, coarse, (coarse.coarser(), coarse), names, stuck, clock)

@@ -5,13 +5,26 @@ from __future__ import annotations
 from geometry.rasterize.base import Raster, Rasterizer
 from protocol.errors import HeadstreamError
 
-__all__ = ["Raster", "Rasterizer", "make_rasterizer"]
+__all__ = ["NAMES", "Raster", "Rasterizer", "make_rasterizer"]
+
+NAMES = ("cpu", "cuda", "nvdiffrast")
 
 
 def make_rasterizer(name: str) -> Rasterizer:
-    """The engine that a rig file names. Raises HeadstreamError when there is none of that name."""
+    """The engine that a rig file names. Raises HeadstreamError when there is none of that name, or it cannot run."""
     if name == "cpu":
         from geometry.rasterize.cpu import CpuRasterizer
 
         return CpuRasterizer()
-    raise HeadstreamError(f"surface.rasterizer: {name!r}; this headstream has 'cpu'")
+    try:
+        if name == "cuda":
+            from geometry.rasterize.cuda import CudaRasterizer
+
+            return CudaRasterizer()
+        if name == "nvdiffrast":
+            from geometry.rasterize.nvdiffrast import NvdiffrastRasterizer
+
+            return NvdiffrastRasterizer()
+    except HeadstreamError as error:
+        raise HeadstreamError(f"surface.rasterizer: {name!r} cannot run here: {error}; 'cpu' can") from error
+    raise HeadstreamError(f"surface.rasterizer: {name!r}; must be {' or '.join(map(repr, NAMES))}")

@@ -47,3 +47,12 @@ class Rasterizer(Protocol):
 
 
 NEAR = 0.01  # metres
+
+
+def one_size(cameras: Sequence[Camera]) -> tuple[int, int]:
+    """The height and width of all cameras. Raises ValueError when they differ."""
+    sizes = {(camera.height, camera.width) for camera in cameras}
+    if len(sizes) != 1:
+        raise ValueError(f"cameras of one size are needed, got {sorted(sizes)}")
+    (size,) = sizes
+    return size

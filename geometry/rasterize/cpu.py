@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from geometry.cameras import projection_matrix
-from geometry.rasterize.base import NEAR, Raster
+from geometry.rasterize.base import NEAR, Raster, one_size
 from protocol.calibration import Camera
 
 _ON_EDGE = 1e-9  # share of a face by which a pixel may lie outside: what rounding makes of one on the edge of two faces
@@ -21,11 +21,7 @@ class CpuRasterizer:
 
     def rasterize(self, vertices: np.ndarray, faces: np.ndarray, cameras: Sequence[Camera]) -> Raster:
         """See ``base.Rasterizer``. Raises ValueError when the cameras differ in size."""
-        sizes = {(camera.height, camera.width) for camera in cameras}
-        if len(sizes) != 1:
-            raise ValueError(f"cameras of one size are needed, got {sorted(sizes)}")
-        (size,) = sizes
-        shape = (len(cameras), *size)
+        shape = (len(cameras), *one_size(cameras))
         matrices = np.stack([projection_matrix(camera) for camera in cameras])
         face = np.full(shape, -1, np.int32)
         bary = np.zeros((*shape, 2), np.float32)

@@ -121,20 +121,6 @@ def test_a_slow_stage_skips_to_the_newest_and_nothing_queues(make):
     assert pipeline.skipped + len(results) == 40
 
 
-def test_the_rate_is_that_of_the_slowest_stage_not_of_their_sum(make):
-    pipeline, results, _ = make(Reconstructor(observe_s=0.1, refine_s=0.1))
-    start = time.monotonic()
-    while time.monotonic() - start < 1.5:
-        send(pipeline, len(results) % 250)
-        pipeline.poll()
-        time.sleep(0.01)
-        number = len(pipeline._reconstructor.observed)
-        if number >= 10:
-            break
-    until(lambda: len(results) >= 5)
-    assert time.monotonic() - start < 0.2 * len(pipeline._reconstructor.observed)
-
-
 def test_a_picture_that_cannot_be_read_is_a_fault_and_the_set_goes_on(make):
     pipeline, results, faults = make(Reconstructor())
     now = time.time_ns()

@@ -1,10 +1,11 @@
-"""Meshes small enough to draw."""
+"""Meshes small enough to draw, and a camera to draw them with."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from geometry.mesh import Mesh
+from protocol.calibration import Camera
 
 
 def tetrahedron() -> Mesh:
@@ -44,3 +45,15 @@ def torus(rings: int = 40, sides: int = 20, major: float = 1.0, minor: float = 0
     first = np.stack([at(i, j), at(i + 1, j), at(i + 1, j + 1)], 1)
     second = np.stack([at(i, j), at(i + 1, j + 1), at(i, j + 1)], 1)
     return Mesh(vertices, np.concatenate([first, second]).astype(np.int32))
+
+
+def camera(eye, size=48, focal=60.0, height=None) -> Camera:
+    """Looks from an eye (3,) at the origin; its pixels are not square, its middle is not the picture's."""
+    eye = np.asarray(eye, float)
+    forward = -eye / np.linalg.norm(eye)
+    right = np.cross(forward, [0, 1, 0])
+    right /= np.linalg.norm(right)
+    R = np.stack([right, np.cross(forward, right), forward])
+    height = height or size
+    K = np.array([[focal, 0, (size - 1) / 2 + 0.3], [0, focal * 1.1, (height - 1) / 2], [0, 0, 1]])
+    return Camera("c", size, height, K, np.zeros(5), R, -R @ eye)

@@ -84,10 +84,10 @@ def test_a_metrics_port_in_use_is_said_at_once(tmp_path, free_port):
     rig = tmp_path / "rig.toml"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        keys = f"data_port = {ports[0]}\ncontrol_port = {ports[1]}\nmetrics_port = {port}\n"
-        rig.write_text(f"{RIG}[server]\n{keys}")
+        keys = f"data_port = {ports[0]}\ncontrol_port = {ports[1]}\n"
+        rig.write_text(f"{RIG}[server]\n{keys}[metrics]\nserver_port = {port}\n")
         said = one_line(headstream("serve", rig, "--no-preview"))
-    assert f"127.0.0.1:{port}" in said and "server.metrics_port" in said
+    assert f"127.0.0.1:{port}" in said and "metrics.server_port" in said
 
 
 def test_a_folder_that_is_no_capture_is_refused(tmp_path):
@@ -119,6 +119,15 @@ def test_the_doctor_finds_a_port_in_use_and_names_what_to_do(tmp_path):
     assert findings["data port"]["state"] == "bad" and "data_port" in findings["data port"]["remedy"]
     assert findings["calibration"]["state"] == "bad"
     assert findings["Python"]["state"] == "ok"
+
+
+def test_the_doctor_says_when_the_surface_cannot_run_as_the_rig_wants_it(tmp_path):
+    rig = tmp_path / "rig.toml"
+    rig.write_text(RIG + '[surface]\nrasterizer = "cpu"\nkernels = "gpu"\n')
+    done = headstream("doctor", rig, "--json", cwd=tmp_path)
+    findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    assert findings["kernels"]["state"] == "bad" and "must be 'cpu'" in findings["kernels"]["detail"]
+    assert "rasterizer" not in findings
 
 
 @pytest.mark.parametrize(

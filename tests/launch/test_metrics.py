@@ -31,7 +31,7 @@ class Node:
 
     def __init__(self, port):
         cameras = [{"id": f"cam{i}", "node": f"pc{i}", "driver": "replay"} for i in range(2)]
-        rig = {"name": "t", "calibration": "c.json", "camera": cameras, "node": {"metrics_port": port}}
+        rig = {"name": "t", "calibration": "c.json", "camera": cameras, "metrics": {"node_port": port}}
         self.rig = parse_rig(rig)
 
     def counts(self):
@@ -65,7 +65,7 @@ def test_without_a_port_there_are_none():
 def test_a_port_in_use_is_one_line():
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(HeadstreamError, match=r"node\.metrics_port"),
+        pytest.raises(HeadstreamError, match=r"metrics\.node_port"),
         node_metrics(Node(0), taken.getsockname()[1]),
     ):
         pass
