@@ -195,8 +195,13 @@ class Campaign:
         self.note(f"{seconds:g} s of steady pictures", min(rate.values()) > 0, found)
 
 
-def write_rig(folder: Path, server: str, addresses: dict[str, str], fps: float) -> Path:
-    """A capture of eight cameras, and the rig that plays it, two cameras a PC; returns the rig file."""
+def write_rig(
+    folder: Path, server: str, addresses: dict[str, str], fps: float, wire: str = 'security = "curve"'
+) -> Path:
+    """A capture of eight cameras, and the rig that plays it, two cameras a PC; returns the rig file.
+
+    wire: what the rig file says of it; keys are still to be made.
+    """
     capture = folder / "capture"
     names = [f"cam{i}" for i in range(CAMERAS)]
     noise = np.random.default_rng(0)
@@ -214,7 +219,7 @@ def write_rig(folder: Path, server: str, addresses: dict[str, str], fps: float) 
     rig.parent.mkdir()
     (rig.parent / "cameras.json").write_text(calibration)
     text = f'name = "four PCs"\ncalibration = "cameras.json"\nfps = {fps}\n'
-    text += f'[server]\nhost = "{server}"\n[wire]\nsecurity = "curve"\n'
+    text += f'[server]\nhost = "{server}"\n[wire]\n{wire}\n'
     for i, name in enumerate(names):
         text += f'[[camera]]\nid = "{name}"\nnode = "{PCS[i // 2]}"\ndriver = "replay"\n'
         text += f'options = {{capture = "{capture}"}}\n'

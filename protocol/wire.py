@@ -109,6 +109,7 @@ class NodeSocket(zmq.Socket):
 
     _address = ""
     _keys: dict[str, str] | None = None
+    _monitor: zmq.Socket | None = None  # of handshakes that failed
     _knock_at: float | None = None
 
     def refused(self, now: float) -> str:
@@ -117,9 +118,9 @@ class NodeSocket(zmq.Socket):
         now: seconds of any clock that does not jump. To be called about once a second or more often.
         """
         why = ""
-        if self._keys is None:
+        monitor = self._monitor
+        if self._keys is None or monitor is None:
             return why
-        monitor = self.get_monitor_socket()
         while monitor.poll(0):
             event = recv_monitor_message(monitor)
             text = _REFUSALS.get(event["event"])
@@ -136,8 +137,8 @@ class NodeSocket(zmq.Socket):
 
     def close(self, linger: int | None = None) -> None:
         """Close this and its monitor, which would keep the context from ending."""
-        if not self.closed and self._keys is not None:
-            monitor = self.get_monitor_socket()
+        if not self.closed and self._monitor is not None:
+            monitor, self._monitor = self._monitor, None
             self.disable_monitor()
             monitor.close(0)
         super().close(linger)
@@ -171,7 +172,7 @@ def _dealer(context: zmq.Context, rig: Rig, identity: str) -> NodeSocket:
         socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
         socket.setsockopt(zmq.CURVE_SERVERKEY, server)
         socket._keys = {"public": str(public_file(folder, identity)), "server": str(public_file(folder, None))}
-        socket.get_monitor_socket(_FAILED)
+        socket._monitor = socket.get_monitor_socket(_FAILED)
     socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a server that is not there
     socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])

@@ -14,6 +14,7 @@ from benchmarks._netlab import Lab
 from protocol.rig import load_rig
 from protocol.wire import data_dealer, data_router
 
+PLAIN = "allow_plain = true"  # what is tested is the cable
 reason = _netlab.missing()
 pytestmark = pytest.mark.skipif(bool(reason), reason=reason)
 
@@ -29,7 +30,7 @@ def test_a_node_whose_pc_vanishes_is_dropped_and_one_that_is_silent_is_not():
     """Nobody says that it is gone, and nothing is said on the connection of the other either."""
     with Lab(["server", "pc1", "pc2"]) as lab:
         addresses = {name: lab[name].address for name in ("pc1", "pc2")}
-        rig = load_rig(four_pcs.write_rig(lab.folder, lab["server"].address, addresses, 15))
+        rig = load_rig(four_pcs.write_rig(lab.folder, lab["server"].address, addresses, 15, PLAIN))
         contexts = {name: zmq.Context() for name in lab.hosts}
         nodes = {}
         with lab["server"].inside():
@@ -85,7 +86,7 @@ def test_a_server_that_stalls_while_a_cable_comes_back_lives(root):
     environment = {**os.environ, "PYTHONPATH": str(root)}
     with Lab(["server", *four_pcs.PCS]) as lab:
         addresses = {name: lab[name].address for name in four_pcs.PCS}
-        rig = four_pcs.write_rig(lab.folder, lab["server"].address, addresses, 15)
+        rig = four_pcs.write_rig(lab.folder, lab["server"].address, addresses, 15, PLAIN)
         server = lab["server"].popen([sys.executable, "-c", SERVER, rig], env=environment)
         for name in four_pcs.PCS:
             command = [sys.executable, "-m", "launch.cli", "node", rig, "--name", name]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from fusion_server.pipeline import Pipeline
+from fusion_server.sets import FrameSets
 from fusion_server.synchronize import FrameSet
 from protocol.calibration import Calibration, Camera
 from protocol.messages import Frame, FrameHeader
@@ -110,7 +111,8 @@ class Run:
         )
         self.clock = Clock()
         self.stages = Stages(self.clock, **times)
-        self.pipeline = Pipeline(rig, calibration, self.stages, self.stages)
+        self.pipeline = Pipeline(calibration, self.stages, self.stages)
+        self.sets = FrameSets(rig, NAMES)
         self.done: list[tuple[int, int]] = []  # index, milliseconds
         self.pipeline.observe(lambda result: self.done.append((result.index, self.clock.now)))
         self.every_ms, self.sent, self.most_alive, self._others = every_ms, 0, 0, sets_alive()
@@ -137,7 +139,8 @@ class Run:
         for name in NAMES:
             at = self.sent * self.every_ms * 1_000_000
             header = FrameHeader(name, "pc", self.sent, self.sent, at, at, 0, 0, 1, 1)
-            self.pipeline.on_frame(Frame(header, b"jpeg"))
+            for frame_set in self.sets.add(Frame(header, b"jpeg")):
+                self.pipeline.put(frame_set)
         self.sent += 1
         if self.sent % 100 == 0:
             self._settle()
