@@ -17,11 +17,10 @@ from capture_nodes.spool import Spool
 from capture_nodes.spool_file import Entry, Index, SpoolError, file_name, read_index, read_picture
 from capture_nodes.spool_folder import RELEASED, delete_take, take_files
 from protocol.clock import UNKNOWN_SIGMA_NS
+from protocol.fields import MOST_LOST, MOST_SPANS
 from protocol.frame_record import split_frame_record
 from protocol.messages import (
-    MOST_LOST,
     MOST_PARTS,
-    MOST_SPANS,
     Fetch,
     Fetched,
     Holding,

@@ -59,17 +59,36 @@ Whoever sends on a ROUTER must expect ``zmq.EHOSTUNREACH`` (the node is gone) an
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, NoReturn, TypeAlias
 
 import msgpack
 from isal.isal_zlib import crc32  # zlib's CRC-32, three times as fast; a large picture's costs more than all else here
 
-from protocol.errors import HeadstreamError
+from protocol.fields import (
+    COUNT,
+    LATEST,
+    Check,
+    MessageError,
+    as_list,
+    brief,
+    count,
+    drift,
+    flag,
+    is_name,
+    line,
+    losses,
+    named,
+    nanoseconds,
+    nested,
+    rate,
+    separate_spans,
+    several,
+    take_name,
+    take_or_none,
+    whole,
+)
 from protocol.spans import Spans
 
 VERSION = 1  # of the envelope: what pack_frame and pack_control make
@@ -77,29 +96,11 @@ SCHEMA = 2  # of the frame header's fields; 1, without the incarnation, stands i
 LARGEST_SIDE = 65_535  # pixels, as a JPEG can hold
 LARGEST_HEADER = 512  # bytes
 LARGEST_CONTROL = 65_536  # bytes
-MOST_CAMERAS = 256  # of one node
 SCHEMAS_OF_FILES = (1, SCHEMA)
 MOST_CREDIT = 1024
-MOST_SPANS, MOST_LOST = 1024, 128  # of one message; LARGEST_CONTROL holds that many whatever their numbers are
 MOST_PARTS = 1000  # of one inventory
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-
-_LATEST = 2**62  # ns; a clock and an offset add up to less than 2**63
-_COUNT = 2**62
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_TAKE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")  # a slate and its number; nodes make a folder of it
-
-
-class MessageError(HeadstreamError):
-    """A message that cannot be taken. ``reason`` is one word to count by.
-
-    This module's reasons: ``version``, ``malformed``, ``oversized``, ``crc``.
-    """
-
-    def __init__(self, reason: str, text: str):
-        super().__init__(text)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +134,6 @@ class Frame:
     crc: int | None = field(default=None, compare=False)  # CRC-32 of the JPEG, where it was checked on the way
 
 
-def is_name(value: object) -> bool:
-    """Whether this can name a node or a camera: 1 to 64 of ``A-Z a-z 0-9 _ . -``, a letter or digit first."""
-    return type(value) is str and _NAME.fullmatch(value) is not None
-
-
-def is_take(value: object) -> bool:
-    """Whether this can name a take: as a node or camera, of up to 80 characters."""
-    return type(value) is str and _TAKE.fullmatch(value) is not None
-
-
 def pack_frame(frame: Frame) -> list[bytes | memoryview]:
     """``[header, jpeg]``, ready to be sent; the JPEG is not copied.
 
@@ -170,7 +161,7 @@ def unpack_frame(parts: Sequence[Buffer], *, max_bytes: int = 16 << 20, of_file:
         text = f"camera {header.camera}: a picture of {len(jpeg)} bytes; at most {max_bytes} are taken"
         raise MessageError("oversized", text)
     if not len(jpeg) or fields[2] != len(jpeg):
-        text = f"camera {header.camera}: a picture of {len(jpeg)} bytes where the header says {_brief(fields[2])}"
+        text = f"camera {header.camera}: a picture of {len(jpeg)} bytes where the header says {brief(fields[2])}"
         raise MessageError("malformed", text)
     if crc32(jpeg) != fields[3]:
         raise MessageError("crc", f"camera {header.camera}: picture {header.sequence} was damaged on its way")
@@ -199,22 +190,22 @@ def _header(head: Buffer, schemas: tuple[int, ...]) -> tuple[FrameHeader, list[A
 
 def _check_header(h: FrameHeader) -> None:
     if not is_name(h.camera):
-        raise MessageError("malformed", f"frame header: camera {_brief(h.camera)} is no name")
+        raise MessageError("malformed", f"frame header: camera {brief(h.camera)} is no name")
     if not is_name(h.node):
-        raise MessageError("malformed", f"frame header: node {_brief(h.node)} is no name")
+        raise MessageError("malformed", f"frame header: node {brief(h.node)} is no name")
     for name, value, low, high in (
-        ("sequence", h.sequence, 0, _COUNT),
-        ("trigger", 0 if h.trigger is None else h.trigger, 0, _COUNT),
-        ("device_ns", h.device_ns, 0, _LATEST),
-        ("node_ns", h.node_ns, 0, _LATEST),
-        ("offset_ns", h.offset_ns, -_LATEST, _LATEST),
-        ("offset_sigma_ns", h.offset_sigma_ns, 0, _LATEST),
+        ("sequence", h.sequence, 0, COUNT),
+        ("trigger", 0 if h.trigger is None else h.trigger, 0, COUNT),
+        ("device_ns", h.device_ns, 0, LATEST),
+        ("node_ns", h.node_ns, 0, LATEST),
+        ("offset_ns", h.offset_ns, -LATEST, LATEST),
+        ("offset_sigma_ns", h.offset_sigma_ns, 0, LATEST),
         ("width", h.width, 1, LARGEST_SIDE),
         ("height", h.height, 1, LARGEST_SIDE),
-        ("incarnation", h.incarnation, 0, _LATEST),
+        ("incarnation", h.incarnation, 0, LATEST),
     ):
         if type(value) is not int or not low <= value <= high:
-            text = f"camera {h.camera}: {name} is {_brief(value)}; must be a whole number from {low} to {high}"
+            text = f"camera {h.camera}: {name} is {brief(value)}; must be a whole number from {low} to {high}"
             raise MessageError("malformed", text)
 
 
@@ -433,7 +424,7 @@ def pack_control(message: Control) -> bytes:
     values = [getattr(message, name) for name in message.__slots__]
     for name, value, check in zip(message.__slots__, values, checks, strict=True):
         check(value, f"{kind}.{name}")
-    return msgpack.packb([VERSION, kind, *values], default=_as_list)
+    return msgpack.packb([VERSION, kind, *values], default=as_list)
 
 
 def unpack_control(data: Buffer) -> Control:
@@ -446,7 +437,7 @@ def unpack_control(data: Buffer) -> Control:
         _wrong_version("control", fields[:1], [VERSION])
     kind = fields[1] if len(fields) > 1 else None
     if type(kind) is not str or kind not in _KINDS:
-        raise MessageError("malformed", f"control message: kind {_brief(kind)}; must be one of {', '.join(_KINDS)}")
+        raise MessageError("malformed", f"control message: kind {brief(kind)}; must be one of {', '.join(_KINDS)}")
     cls, checks = _KINDS[kind]
     if len(fields) - 2 != len(checks):
         raise MessageError("malformed", f"a {kind} has {len(checks)} fields, this has {len(fields) - 2}")
@@ -458,154 +449,39 @@ def _unpack(data: Buffer) -> list[Any]:
     try:
         fields = msgpack.unpackb(data)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise MessageError("malformed", f"not msgpack ({_brief(error)})") from None
+        raise MessageError("malformed", f"not msgpack ({brief(error)})") from None
     if type(fields) is not list:
         raise MessageError("malformed", "not a message: must be a msgpack array")
     return fields
 
 
 def _wrong_version(what: str, got: list[Any], want: list[int]) -> NoReturn:
-    seen, known = ".".join(map(_brief, got)) or "none", ".".join(map(str, want))
+    seen, known = ".".join(map(brief, got)) or "none", ".".join(map(str, want))
     raise MessageError("version", f"a {what} message of version {seen}; this headstream speaks version {known}")
 
 
-def _brief(value: object) -> str:
-    """A stranger's value, fit for a log line."""
-    text = ascii(str(value)[:60]) if isinstance(value, Exception) else ascii(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-_Check: TypeAlias = Callable[[Any, str], Any]
-
-
-def _name(value: Any, where: str) -> str:
-    if not is_name(value):
-        raise MessageError("malformed", f"{where}: {_brief(value)} is no name")
-    return value
-
-
-def _whole(low: int, high: int) -> _Check:
-    def check(value: Any, where: str) -> int:
-        if type(value) is not int or not low <= value <= high:
-            text = f"{where}: {_brief(value)}; must be a whole number from {low} to {high}"
-            raise MessageError("malformed", text)
-        return value
-
-    return check
-
-
-def _text(longest: int) -> _Check:
-    def check(value: Any, where: str) -> str:
-        if type(value) is not str or len(value) > longest or not all(c.isprintable() for c in value):
-            raise MessageError("malformed", f"{where}: must be a line of at most {longest} characters")
-        return value
-
-    return check
-
-
-def _flag(value: Any, where: str) -> bool:
-    if type(value) is not bool:
-        raise MessageError("malformed", f"{where}: {_brief(value)}; must be true or false")
-    return value
-
-
-def _rate(value: Any, where: str) -> float:
-    if type(value) is not float or not math.isfinite(value) or not 0 <= value <= 1e6:
-        raise MessageError("malformed", f"{where}: {_brief(value)}; must be a rate")
-    return value
-
-
-def _drift(value: Any, where: str) -> float:
-    if type(value) is not float or not math.isfinite(value) or not -1e6 <= value <= 1e6:
-        raise MessageError("malformed", f"{where}: {_brief(value)}; must be parts in a million")
-    return value
-
-
-def _several(check: _Check) -> _Check:
-    def check_all(values: Any, where: str) -> tuple[Any, ...]:
-        if not isinstance(values, (list, tuple)) or len(values) > MOST_CAMERAS:
-            raise MessageError("malformed", f"{where}: must be a list of at most {MOST_CAMERAS}")
-        return tuple(check(value, where) for value in values)
-
-    return check_all
-
-
-def _nested(cls: type[Any], checks: tuple[_Check, ...]) -> _Check:
-    """A dataclass inside a message: a list of its fields."""
-
-    def check(value: Any, where: str) -> Any:
-        fields = _as_list(value) if isinstance(value, cls) else value
-        if not isinstance(fields, (list, tuple)) or len(fields) != len(checks):
-            raise MessageError("malformed", f"{where}: must be a list of {len(checks)} fields")
-        return cls(*(inner(field, where) for inner, field in zip(checks, fields, strict=True)))
-
-    return check
-
-
-def _spans(value: Any, where: str) -> Spans:
-    """Sorted spans that do not touch."""
-    spans = tuple((first, last) for first, last, _ in _pieces(value, where, MOST_SPANS, 2))
-    for before, after in pairwise(spans):
-        if after[0] <= before[1] + 1:
-            raise MessageError("malformed", f"{where}: spans must ascend and not touch")
-    return spans
-
-
-def _losses(value: Any, where: str) -> tuple[Lost, ...]:
-    return tuple((first, last, _text(100)(why, where)) for first, last, why in _pieces(value, where, MOST_LOST, 3))
-
-
-def _pieces(value: Any, where: str, most: int, fields: int) -> Iterator[tuple[int, int, Any]]:
-    if not isinstance(value, (list, tuple)) or len(value) > most:
-        raise MessageError("malformed", f"{where}: must be a list of at most {most}")
-    for piece in value:
-        if not isinstance(piece, (list, tuple)) or len(piece) != fields:
-            raise MessageError("malformed", f"{where}: must be lists of {fields}")
-        first, last = _count(piece[0], where), _count(piece[1], where)
-        if last < first:
-            raise MessageError("malformed", f"{where}: {first} to {last} is no span")
-        yield first, last, piece[-1]
-
-
-def _take_name(value: Any, where: str) -> str:
-    if not is_take(value):
-        raise MessageError("malformed", f"{where}: {_brief(value)} is no take's name")
-    return value
-
-
-def _take_or_none(value: Any, where: str) -> str:
-    return value if value == "" and type(value) is str else _take_name(value, where)
-
-
-def _as_list(value: Any) -> list[Any]:
-    if type(value) not in (CameraReport, ClockReport, SpoolReport, Holding):
-        raise TypeError(f"cannot pack a {type(value).__name__}")
-    return [getattr(value, name) for name in value.__slots__]
-
-
-_count, _ns = _whole(0, _COUNT), _whole(0, _LATEST)
-_camera_report = _nested(CameraReport, (_name, _count, _count, _count, _count, _rate))
-_clock_report = _nested(ClockReport, (_whole(-_LATEST, _LATEST), _ns, _drift, _ns, _count))
-_spool_report = _nested(SpoolReport, (_count, _count, _count, _count, _text(200)))
-_holding = _nested(Holding, (_name, _ns, _spans, _losses))
-_KINDS: dict[str, tuple[type[Any], tuple[_Check, ...]]] = {
-    "hello": (Hello, (_name, _several(_name), _ns, _count)),
-    "welcome": (Welcome, (_count, _ns)),
-    "refused": (Refused, (_text(400),)),
-    "grant": (Grant, (_name, _whole(0, MOST_CREDIT))),
-    "clock?": (ClockRequest, (_ns,)),
-    "clock!": (ClockReply, (_ns, _ns, _ns, _ns)),
-    "report": (Report, (_name, _take_or_none, _several(_camera_report), _clock_report, _spool_report)),
-    "bye": (Bye, (_name,)),
-    "record": (Record, (_flag, _take_name, _ns)),
-    "inventory": (Inventory, (_count, _take_name, _ns, _ns)),
+_camera_report = nested(CameraReport, (named, count, count, count, count, rate))
+_clock_report = nested(ClockReport, (whole(-LATEST, LATEST), nanoseconds, drift, nanoseconds, count))
+_spool_report = nested(SpoolReport, (count, count, count, count, line(200)))
+_holding = nested(Holding, (named, nanoseconds, separate_spans, losses))
+_KINDS: dict[str, tuple[type[Any], tuple[Check, ...]]] = {
+    "hello": (Hello, (named, several(named), nanoseconds, count)),
+    "welcome": (Welcome, (count, nanoseconds)),
+    "refused": (Refused, (line(400),)),
+    "grant": (Grant, (named, whole(0, MOST_CREDIT))),
+    "clock?": (ClockRequest, (nanoseconds,)),
+    "clock!": (ClockReply, (nanoseconds, nanoseconds, nanoseconds, nanoseconds)),
+    "report": (Report, (named, take_or_none, several(_camera_report), _clock_report, _spool_report)),
+    "bye": (Bye, (named,)),
+    "record": (Record, (flag, take_name, nanoseconds)),
+    "inventory": (Inventory, (count, take_name, nanoseconds, nanoseconds)),
     "holdings": (
         Holdings,
-        (_count, _take_name, _whole(0, MOST_PARTS - 1), _whole(1, MOST_PARTS), _flag, _several(_holding)),
+        (count, take_name, whole(0, MOST_PARTS - 1), whole(1, MOST_PARTS), flag, several(_holding)),
     ),
-    "fetch": (Fetch, (_count, _take_name, _name, _ns, _spans, _whole(1, _COUNT))),
-    "spooled": (Spooled, (_count,)),
-    "fetched": (Fetched, (_count, _count, _losses)),
-    "release": (Release, (_take_name,)),
+    "fetch": (Fetch, (count, take_name, named, nanoseconds, separate_spans, whole(1, COUNT))),
+    "spooled": (Spooled, (count,)),
+    "fetched": (Fetched, (count, count, losses)),
+    "release": (Release, (take_name,)),
 }
 _KIND_OF = {cls: (kind, checks) for kind, (cls, checks) in _KINDS.items()}

@@ -22,7 +22,8 @@ from fusion_server.takes.backfill import TakeBackfill
 from fusion_server.takes.backfill_file import BackfillFile
 from fusion_server.takes.contents import Contents, read_info, write_info
 from fusion_server.takes.layout import INFO_NAME, MCAP_NAME, TakeError
-from protocol.messages import Fetched, Frame, Holdings, Release, is_take
+from protocol.fields import is_take
+from protocol.messages import Fetched, Frame, Holdings, Release
 from protocol.rig import Rig
 
 log = logging.getLogger(__name__)

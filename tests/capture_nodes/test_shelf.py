@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from capture_nodes.shelf import Shelf, paged
 from capture_nodes.spool_file import SpoolWriter, file_name
+from protocol.fields import MOST_LOST
 from protocol.messages import (
-    MOST_LOST,
     Fetch,
     Fetched,
     Frame,

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocol.fields import MOST_LOST, MOST_SPANS
 from protocol.messages import (
     LARGEST_CONTROL,
     LARGEST_HEADER,
-    MOST_LOST,
     MOST_PARTS,
-    MOST_SPANS,
     Bye,
     CameraReport,
     ClockReply,
