@@ -43,7 +43,7 @@ def main() -> None:
     sockets = data_dealer(context, rig, name), control_dealer(context, rig, name)
     own = [camera.id for camera in rig.cameras_of(name)]
     for socket in sockets:
-        socket.send(pack_control(Hello(name, tuple(own), time.time_ns(), 1)))
+        _greet(socket, Hello(name, tuple(own), time.time_ns(), 1))
     jpeg, size = _picture(rig, own[0])
     other = next(camera.id for camera in rig.cameras if camera.node != name)
     kinds = ("good", "doubled", "late", "foreign", *broken_kinds())
@@ -72,6 +72,17 @@ def main() -> None:
 def broken_kinds() -> tuple[str, ...]:
     """Every way in which a frame can be broken here."""
     return "truncated", "oversized", "version", "checksum", "random", "parts", "one part"
+
+
+def _greet(socket: zmq.Socket, hello: Hello) -> None:
+    """Say Hello as soon as the connection is there."""
+    for _ in range(200):
+        try:
+            socket.send(pack_control(hello))
+            return
+        except zmq.Again:
+            time.sleep(0.05)
+    sys.exit("no connection to the server")
 
 
 def _picture(rig: Rig, camera: str) -> tuple[bytes, tuple[int, int]]:

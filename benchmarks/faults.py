@@ -168,7 +168,8 @@ def bad_peer(rig: FaultRig, seconds: float) -> None:
     """A program in pc4's place that breaks the protocol, for half of the take."""
     program = [sys.executable, "-m", "benchmarks._bad_peer", str(rig.file("pc4")), "pc4", f"{seconds / 2:g}"]
     rig.start("pc4", program)
-    rig.nodes["pc4"].wait(seconds + 10)
+    if code := rig.nodes["pc4"].wait(seconds + 10):
+        raise LabError(f"the program that breaks the protocol ended with status {code}; see pc4.log")
 
 
 def make_keys(rig: FaultRig) -> None:
