@@ -166,7 +166,7 @@ class Recorder:
             take = self._take
             nodes = self.receiver.nodes()
             trouble = {"disk": take.trouble} if take and take.trouble else {}
-            trouble |= {f"disk:{name}": f"node {name}: {fault}" for name, fault in _spool_faults(nodes).items()}
+            trouble |= _spool_faults(nodes)
             self.watch.update(self.receiver.statistics(), nodes, trouble)
             self._told()
 
@@ -182,5 +182,9 @@ class Recorder:
 
 
 def _spool_faults(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Nodes whose disk does not keep the take."""
-    return {name: node["spool"]["fault"] for name, node in nodes.items() if node["spool"]["fault"]}
+    """Nodes whose disk does not keep the take: one alarm for all that say the same, by what they say."""
+    said: dict[str, list[str]] = {}
+    for name, node in nodes.items():
+        if fault := node["spool"]["fault"]:
+            said.setdefault(fault, []).append(name)
+    return {f"disk:{fault}": f"node {', '.join(names)}: {fault}" for fault, names in said.items()}

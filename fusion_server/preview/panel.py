@@ -46,7 +46,7 @@ def status_markdown(status: Mapping[str, Any]) -> str:
 
 
 def take_lines(status: Mapping[str, Any]) -> list[str]:
-    """What is to be known of takes beside the one that runs: pictures on their way, and disks in trouble."""
+    """What is to be known of takes beside the one that runs: pictures on their way. Nodes' disks raise alarms."""
     lines = []
     backfill = status.get("backfill", {})
     if backfill.get("take"):
@@ -56,7 +56,6 @@ def take_lines(status: Mapping[str, Any]) -> list[str]:
         lines.append(f"{waiting} for pictures of nodes")
     if backfill.get("fault"):
         lines.append(f"backfill: {backfill['fault']}")
-    lines += [f"node {name}: {spool['fault']}" for name, spool in status.get("spool", {}).items() if spool["fault"]]
     return lines
 
 

@@ -1,0 +1,57 @@
+"""The recorder by itself: takes without meshes, and what its operator is told."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from fusion_server.recorder import Recorder, _spool_faults
+from protocol.errors import HeadstreamError
+from protocol.rig import load_rig
+
+
+def node(fault: str = "") -> dict:
+    return {"spool": {"fault": fault}}
+
+
+def test_nodes_whose_disks_say_the_same_raise_one_alarm():
+    full = "pictures of take a_001 are not kept: disk full"
+    faults = _spool_faults({"pc1": node(full), "pc2": node(), "pc3": node(full), "pc4": node("room for 2 minutes")})
+    assert sorted(faults.values()) == [f"node pc1, pc3: {full}", "node pc4: room for 2 minutes"]
+    assert len({key for key in faults if key.startswith("disk:")}) == 2
+    assert _spool_faults({"pc1": node()}) == {}
+
+
+@pytest.fixture
+def rig(tmp_path):
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    data, control = (each.getsockname()[1] for each in held)
+    for each in held:
+        each.close()
+    K, R = [[8, 0, 4], [0, 8, 4], [0, 0, 1]], [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    camera = {"name": "cam0", "width": 8, "height": 8, "K": K, "R": R, "t": [0, 0, 1]}
+    (tmp_path / "cameras.json").write_text(json.dumps({"version": 1, "cameras": [camera]}))
+    (tmp_path / "rig.toml").write_text(
+        f'name = "t"\ncalibration = "cameras.json"\n[server]\ndata_port = {data}\ncontrol_port = {control}\n'
+        '[[camera]]\nid = "cam0"\nnode = "pc1"\ndriver = "replay"\n'
+    )
+    return load_rig(tmp_path / "rig.toml")
+
+
+def test_a_take_without_a_node_is_kept_and_says_that_nobody_was_there(rig):
+    recorder = Recorder(rig)
+    recorder.start()
+    try:
+        take = recorder.record("scene")
+        with pytest.raises(HeadstreamError, match="still being recorded"):
+            recorder.record("scene")
+        assert recorder.status()["take"] == str(take) and "meshes" not in recorder.status()
+        assert recorder.stop_recording() == take
+        assert recorder.stop_recording() is None
+        assert recorder.failure is None
+    finally:
+        recorder.stop()
+    info = json.loads((take / "take.json").read_text())
+    assert info["finished"] and not info["complete"] and info["written"].get("/camera/cam0", 0) == 0
