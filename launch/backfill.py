@@ -82,7 +82,7 @@ def report_lines(takes: list[dict[str, Any]]) -> list[str]:
         if take["complete"]:
             lines.append(f"{take['take']}: complete")
             continue
-        missing = take["missing"]
+        missing = take.get("missing")
         if missing is None:
             lines.append(f"{take['take']}: no node was there to be asked")
             continue
