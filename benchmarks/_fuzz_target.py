@@ -47,7 +47,7 @@ def header(data: bytes) -> None:
     """Any msgpack array behind a right version, size and CRC: what damage cannot reach, but a liar can."""
     try:
         fields = msgpack.unpackb(data)
-    except Exception:
+    except (ValueError, TypeError, OverflowError, RecursionError):
         fields = None
     if not isinstance(fields, list):
         raise messages.MessageError("malformed", "no array: not for this target")

@@ -26,7 +26,6 @@ from protocol.messages import (
     Control,
     Fetch,
     Frame,
-    FrameHeader,
     Grant,
     Hello,
     Inventory,
@@ -254,23 +253,10 @@ class Link:
                 return
 
     def _frame(self, waiting: Waiting) -> Frame:
-        """The frame as it leaves, with what is known by now of the clock's offset at its exposure."""
+        """The frame as it leaves; somebody may have set the clock since the last one."""
         self._watch_clock()
-        captured = waiting.captured
-        header = FrameHeader(
-            camera=waiting.camera,
-            node=self._node,
-            sequence=waiting.sequence,
-            trigger=captured.trigger,
-            device_ns=captured.device_ns,
-            node_ns=captured.node_ns,
-            offset_ns=self._clock.offset_at(captured.node_ns),
-            offset_sigma_ns=self._clock.sigma_at(captured.node_ns),
-            width=captured.width,
-            height=captured.height,
-            incarnation=self._incarnation,
-        )
-        return Frame(header, waiting.jpeg)
+        at = waiting.captured.node_ns
+        return waiting.frame(self._node, self._incarnation, self._clock.offset_at(at), self._clock.sigma_at(at))
 
     def _listen(self, now: float) -> None:
         """Sleep until something comes or is due, and take all that came."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from capture_nodes.drivers.base import Captured
+from protocol.messages import Frame, FrameHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,24 @@ class Waiting:
     sequence: int
     captured: Captured
     jpeg: bytes
+
+    def frame(self, node: str, incarnation: int, offset_ns: int, sigma_ns: int) -> Frame:
+        """As it travels, and as it is spooled: with what is known of the clock's offset at its exposure."""
+        captured = self.captured
+        header = FrameHeader(
+            camera=self.camera,
+            node=node,
+            sequence=self.sequence,
+            trigger=captured.trigger,
+            device_ns=captured.device_ns,
+            node_ns=captured.node_ns,
+            offset_ns=offset_ns,
+            offset_sigma_ns=sigma_ns,
+            width=captured.width,
+            height=captured.height,
+            incarnation=incarnation,
+        )
+        return Frame(header, self.jpeg)
 
 
 @dataclass(slots=True)

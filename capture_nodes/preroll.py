@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from capture_nodes.outbox import Waiting
 from protocol.clock import UNKNOWN_SIGMA_NS
+from protocol.messages import Frame
 
 # The node's time, ns -> what to add to it for the server's and one standard deviation of that, ns. From any thread.
 Clock: TypeAlias = Callable[[int], tuple[int, int]]
@@ -26,6 +27,10 @@ class Picture:
     def capture_ns(self) -> int:
         """Exposure on the server's clock."""
         return self.waiting.captured.node_ns + self.offset_ns
+
+    def frame(self, node: str, incarnation: int) -> Frame:
+        """As it is spooled."""
+        return self.waiting.frame(node, incarnation, self.offset_ns, self.sigma_ns)
 
     @property
     def timed(self) -> bool:

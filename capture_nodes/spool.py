@@ -24,7 +24,7 @@ from capture_nodes.preroll import Clock, Picture, PreRoll
 from capture_nodes.spool_file import SpoolWriter, file_name
 from capture_nodes.spool_folder import RELEASED, delete_take, existing, folder_bytes, room_fault, short_of_room
 from protocol.clock import UNKNOWN_SIGMA_NS
-from protocol.messages import Frame, FrameHeader, Lost, MessageError, SpoolReport
+from protocol.messages import Lost, MessageError, SpoolReport
 from protocol.rig import SpoolConfig
 
 log = logging.getLogger(__name__)
@@ -265,9 +265,10 @@ class Spool:
         match entry:
             case _Keep(take, picture):
                 camera, sequence = picture.waiting.camera, picture.waiting.sequence
+                frame = picture.frame(self._node, self._incarnation)
                 if self._blocked:
                     self._lose(take, camera, sequence, sequence, self._blocked)
-                elif cause := self._try(take, camera, lambda writer: writer.frame(self._frame(picture))):
+                elif cause := self._try(take, camera, lambda writer: writer.frame(frame)):
                     self._lose(take, camera, sequence, sequence, cause)
                 else:
                     with self._ready:
@@ -329,23 +330,6 @@ class Spool:
         self._said = {said for said in self._said if said[0] != take}
         with self._ready:
             self._open.discard(take)
-
-    def _frame(self, picture: Picture) -> Frame:
-        waiting, captured = picture.waiting, picture.waiting.captured
-        header = FrameHeader(
-            camera=waiting.camera,
-            node=self._node,
-            sequence=waiting.sequence,
-            trigger=captured.trigger,
-            device_ns=captured.device_ns,
-            node_ns=captured.node_ns,
-            offset_ns=picture.offset_ns,
-            offset_sigma_ns=picture.sigma_ns,
-            width=captured.width,
-            height=captured.height,
-            incarnation=self._incarnation,
-        )
-        return Frame(header, waiting.jpeg)
 
     def _block(self, cause: str) -> None:
         """Keep nothing until the next look at the disk finds room. Said once."""

@@ -266,7 +266,7 @@ class Receiver:
             self._take_control(self._data, identity, parts[1].bytes)
             return
         if len(parts) == 4:
-            self._take_spooled(node, parts)
+            self._take_spooled(identity, parts)
             return
         head = parts[1].bytes if len(parts) > 1 else b""
         try:
@@ -286,11 +286,12 @@ class Receiver:
         self._on_frame(frame)
         self._grant(identity, frame.header.camera, 1)
 
-    def _take_spooled(self, node: str, parts: Sequence[zmq.Frame]) -> None:
+    def _take_spooled(self, identity: bytes, parts: Sequence[zmq.Frame]) -> None:
         """A frame out of a node's spool. It cost no credit, and is of no use to the live chain."""
+        node = _name_of(identity)
         try:
             if node not in self._nodes:
-                raise MessageError("unknown_node", f"frame from node {node!r}, which the rig file has not")
+                raise _unknown(identity)
             mark = unpack_control(parts[3].bytes)
             if not isinstance(mark, Spooled):
                 text = f"node {node}: a frame marked with {type(mark).__name__}; must be Spooled"

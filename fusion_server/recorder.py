@@ -182,9 +182,13 @@ class Recorder:
 
 
 def _spool_faults(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Nodes whose disk does not keep the take: one alarm for all that say the same, by what they say."""
+    """Nodes whose disk does not keep the take: one alarm for all of them, under one key.
+
+    What they say changes from second to second (minutes of room, times), and is no new alarm each time.
+    """
     said: dict[str, list[str]] = {}
     for name, node in nodes.items():
         if fault := node["spool"]["fault"]:
             said.setdefault(fault, []).append(name)
-    return {f"disk:{fault}": f"node {', '.join(names)}: {fault}" for fault, names in said.items()}
+    texts = [f"node {', '.join(names)}: {fault}" for fault, names in said.items()]
+    return {"disks of nodes": "; ".join(texts)} if texts else {}

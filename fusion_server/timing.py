@@ -53,7 +53,6 @@ class _NodeTime:
     clock: ClockReport | None = None
     jumped_s: float | None = None
     jumped_by_ns: int = 0
-    unknown_since: float | None = None
 
 
 class Timing:

@@ -106,11 +106,6 @@ class ClockFilter:
         """How much faster the server's clock runs than the node's, parts in a million; 0 before it is known."""
         return self._line.drift * 1e6 if self._line else 0.0
 
-    @property
-    def drift_sigma_ppm(self) -> float:
-        """One standard deviation of ``drift_ppm``."""
-        return math.sqrt(self._line.drift_var) * 1e6 if self._line else _CRYSTAL * 1e6
-
     def offset_at(self, node_ns: int) -> int:
         """Server clock minus node clock when the node's clock showed this, nanoseconds."""
         line = self._line_of(node_ns)

@@ -95,7 +95,7 @@ class Preview:
         self._ready = threading.Condition()
         self._closing = False
         self._scene()
-        self._panel(rig.name)
+        self._panel()
         self._thread = threading.Thread(target=self._run, name="preview", daemon=True)
         self._thread.start()
 
@@ -264,7 +264,7 @@ class Preview:
                 position=camera.center,
             )
 
-    def _panel(self, rig_name: str) -> None:
+    def _panel(self) -> None:
         gui = self._server.gui
         gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
         gui.main_panel.dock_right()

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -17,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from node_threads import Nodes
 
 import capture_nodes.link
 import fusion_server.takes.backfiller as backfiller
-from capture_nodes.node import Node
 from fusion_server.receive import Receiver
 from fusion_server.takes import TakeReader, TakeWriter
 from fusion_server.takes.backfiller import Backfiller
@@ -129,26 +128,6 @@ def until(condition, what: str, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"never came: {what}"
         time.sleep(0.01)
-
-
-class Nodes:
-    """Nodes on threads of their own."""
-
-    def __init__(self, rig: Rig):
-        self.rig, self.running = rig, {}
-
-    def start(self, *names: str) -> None:
-        for name in names:
-            stop = threading.Event()
-            thread = threading.Thread(target=Node(self.rig, name).run, args=(stop,))
-            thread.start()
-            self.running[name] = (stop, thread)
-
-    def stop(self, name: str) -> None:
-        stop, thread = self.running.pop(name)
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from node_threads import Nodes
 
-from capture_nodes.node import Node
 from fusion_server.decode import Decoder
 from fusion_server.receive import Receiver
 from fusion_server.synchronize import FrameSet, Synchronizer
@@ -80,25 +79,6 @@ def until(condition, what: str, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, f"never came: {what}"
         time.sleep(0.01)
-
-
-class Nodes:
-    """Nodes on threads of their own."""
-
-    def __init__(self, rig: Rig):
-        self.rig, self.running = rig, {}
-
-    def start(self, name: str) -> None:
-        stop = threading.Event()
-        thread = threading.Thread(target=Node(self.rig, name).run, args=(stop,))
-        thread.start()
-        self.running[name] = (stop, thread)
-
-    def stop(self, name: str) -> None:
-        stop, thread = self.running.pop(name)
-        stop.set()
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 @pytest.fixture

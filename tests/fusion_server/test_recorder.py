@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from fusion_server.recorder import Recorder, _spool_faults
+from fusion_server.watch import Watch
 from protocol.errors import HeadstreamError
 from protocol.rig import load_rig
 
@@ -16,12 +17,26 @@ def node(fault: str = "") -> dict:
     return {"spool": {"fault": fault}}
 
 
-def test_nodes_whose_disks_say_the_same_raise_one_alarm():
+def test_nodes_whose_disks_fail_raise_one_alarm():
     full = "pictures of take a_001 are not kept: disk full"
-    faults = _spool_faults({"pc1": node(full), "pc2": node(), "pc3": node(full), "pc4": node("room for 2 minutes")})
-    assert sorted(faults.values()) == [f"node pc1, pc3: {full}", "node pc4: room for 2 minutes"]
-    assert len({key for key in faults if key.startswith("disk:")}) == 2
+    nodes = {"pc1": node(full), "pc2": node(), "pc3": node(full), "pc4": node("room for 2 minutes")}
+    assert list(_spool_faults(nodes).values()) == [f"node pc1, pc3: {full}; node pc4: room for 2 minutes"]
     assert _spool_faults({"pc1": node()}) == {}
+
+
+def test_an_alarm_whose_words_change_is_raised_once(rig):
+    """Room shrinks by the second: a key made of the words was a new alarm each time, in the log and in the take."""
+    lines = []
+    recorder, watch = Recorder(rig), Watch(rig, lines.append)
+    try:
+        cameras, nodes = recorder.receiver.statistics(), recorder.receiver.nodes()
+        for minutes in range(60, 0, -1):
+            watch.update(cameras, nodes, _spool_faults({"pc1": node(f"room for {minutes} minutes of recording")}))
+    finally:
+        recorder.receiver.stop()
+    disks = [alarm for alarm in watch.status()["alarms"] if "room for" in alarm["text"]]
+    assert [alarm["text"] for alarm in disks] == ["node pc1: room for 1 minutes of recording"]
+    assert sum("room for" in line for line in lines) == 1
 
 
 @pytest.fixture
