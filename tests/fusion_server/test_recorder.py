@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 
 import pytest
 
 from fusion_server.recorder import Recorder, _spool_faults
 from fusion_server.watch import Watch
 from protocol.errors import HeadstreamError
+from protocol.messages import Frame, FrameHeader, SpoolReport
 from protocol.rig import load_rig
 
 
@@ -70,3 +72,41 @@ def test_a_take_without_a_node_is_kept_and_says_that_nobody_was_there(rig):
         recorder.stop()
     info = json.loads((take / "take.json").read_text())
     assert info["finished"] and not info["complete"] and info["written"].get("/camera/cam0", 0) == 0
+
+
+class Spy:
+    """In the place of the recorder's watch: remembers what it is told."""
+
+    def __init__(self):
+        self.frames, self.sets, self.troubles = [], [], []
+
+    def frame(self, frame):
+        self.frames.append(frame)
+
+    def frame_set(self, frame_set):
+        self.sets.append(frame_set)
+
+    def update(self, cameras, nodes, trouble):
+        self.troubles.append(trouble)
+
+    def status(self):
+        return {}
+
+
+def test_the_watch_is_told_of_frames_sets_and_nodes_disks(rig, monkeypatch):
+    monkeypatch.setattr("fusion_server.recorder.STATUS_PERIOD_S", 0.01)
+    recorder = Recorder(rig)
+    spy = recorder.watch = Spy()
+    try:
+        header = FrameHeader("cam0", "pc1", 0, 7, 1, 10**18, 0, 1000, 8, 8)
+        recorder._on_frame(Frame(header, b"jpeg"))
+        assert [frame.header.trigger for frame in spy.frames] == [7]
+        assert [made.index for made in spy.sets] == [7]
+        recorder.receiver._nodes["pc1"].spool = SpoolReport(fault="disk full")
+        recorder.start()
+        deadline = time.monotonic() + 10
+        while not any("disk full" in text for trouble in spy.troubles for text in trouble.values()):
+            assert time.monotonic() < deadline, "nobody is told"
+            time.sleep(0.01)
+    finally:
+        recorder.stop()
