@@ -48,15 +48,19 @@ def record(rig, *options):
     return subprocess.run(headstream("record", rig, "scene", *options), capture_output=True, text=True, timeout=90)
 
 
-def test_a_take_has_every_picture_and_becomes_a_capture(rig, tmp_path):
+def test_a_take_waits_for_its_cameras_has_every_picture_and_becomes_a_capture(rig, tmp_path):
+    command = headstream("record", rig, "scene", "--seconds", "1", "--gather", "60", "--json")
+    recorder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    first = recorder.stdout.readline()  # it stands there and waits: a take that begins now lacks its first pictures
     node = subprocess.Popen(headstream("node", rig, "--name", "pc1"), stderr=subprocess.DEVNULL)
     try:
-        done = record(rig, "--seconds", "1", "--gather", "60", "--json")
+        lines = [json.loads(line) for line in (first, *recorder.stdout)]
+        assert recorder.wait(60) == 0
     finally:
         node.terminate()
         node.wait(20)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0, done.stderr
+        recorder.kill()
+    assert lines[0]["take"] is None
     assert lines[-1]["ended"] and lines[-1]["complete"] and lines[-1]["slate"] == "scene"
     assert any(line.get("take") for line in lines[:-1]) and "meshes" not in lines[0]
     take = TakeReader(lines[-1]["path"])
