@@ -43,26 +43,23 @@ class CameraWorker:
     def run(self, stop: threading.Event) -> None:
         """The thread's whole life. Raises EncodeError when the camera gives pixels and JPEG cannot be made here."""
         pause, told = _REOPEN_S[0], ""
-        try:
-            while not stop.is_set() and not self._driver.finished:
-                try:
-                    self._driver.open()
-                except HeadstreamError as error:
-                    self._outbox.failed(self._camera)
-                    if str(error) != told:
-                        log.error("camera %s: %s; will be tried again", self._camera, error)
-                    told = str(error)
-                else:
-                    log.info("camera %s: %s", self._camera, self._driver)
-                    pause, told = _REOPEN_S[0], ""
-                    self._read(stop)
-                finally:
-                    self._driver.close()
-                if not self._driver.finished:
-                    stop.wait(pause)
-                pause = min(2 * pause, _REOPEN_S[1])
-        finally:
-            self._wake()
+        while not stop.is_set() and not self._driver.finished:
+            try:
+                self._driver.open()
+            except HeadstreamError as error:
+                self._outbox.failed(self._camera)
+                if str(error) != told:
+                    log.error("camera %s: %s; will be tried again", self._camera, error)
+                told = str(error)
+            else:
+                log.info("camera %s: %s", self._camera, self._driver)
+                pause, told = _REOPEN_S[0], ""
+                self._read(stop)
+            finally:
+                self._driver.close()
+            if not self._driver.finished:
+                stop.wait(pause)
+            pause = min(2 * pause, _REOPEN_S[1])
 
     def _read(self, stop: threading.Event) -> None:
         """Pictures into the outbox until there will be no more of them from this opening."""

@@ -45,8 +45,7 @@ from protocol.wire import NodeSocket, control_dealer, data_dealer
 
 log = logging.getLogger(__name__)
 
-_POLL_S = 0.2  # the longest sleep; bounds the time that ending takes
-_SPEAK_S = 0.01  # between two looks at what else is due, however many frames come
+_SPEAK_S = 0.1  # the longest between two looks at what else is due, and so the longest sleep
 _QUIET_S = 2.0  # nothing on the control socket for so long: the server is gone
 _STARVED_S = 1.0  # no credit for so long although frames wait: it was lost on the way
 _REPORT_S = 1.0
@@ -118,7 +117,7 @@ class Link:
         self._heard_at = 0.0  # on the control socket
         self._clock = ClockFilter()
         if spool:
-            spool.use_clock(lambda node_ns: (self._clock.offset_at(node_ns), self._clock.sigma_at(node_ns)))
+            spool.use_clock(self._clock.at)
         self._asked: int | None = None  # t0 of the clock request under way
         self._asked_at, self._asked_times = -1e9, 0
         self._reported_at = time.monotonic()
@@ -135,15 +134,17 @@ class Link:
         while not stop.is_set():
             now = time.monotonic()
             if now >= self._speak_at:
-                self._speak_at = now + _SPEAK_S
+                self._drain(self._data)
                 self._speak(now)
+                self._speak_at = self._due(now)
             last = finished()  # asked before sending: what was put in before it is sent below
             self._send_frames()
-            self._send_answers(time.monotonic())
+            if self._shelf.waiting:
+                self._send_answers(now)
             if last and not self._outbox.waiting:
                 self._data.setsockopt(zmq.LINGER, _LAST_FRAMES_MS)
                 break
-            self._listen(time.monotonic())
+            self._listen()
 
     def close(self) -> None:
         """Say Bye and let the sockets go."""
@@ -181,6 +182,11 @@ class Link:
                 log.error("node %s: no server for so long; take %s ends here", self._node, self._take)
                 self._record("", 0, now)
 
+    def _due(self, now: float) -> float:
+        """When ``_speak`` is to be called again, unless something happens before."""
+        hellos = [now + wait for hail in self._hail.values() if (wait := hail.wait(now)) is not None]
+        return min(self._asked_at + self._clock_pause, self._reported_at + _REPORT_S, now + _SPEAK_S, *hellos)
+
     @property
     def _clock_pause(self) -> float:
         return _CLOCK_FIRST_S if self._asked_times < _CLOCK_FIRST_COUNT else _CLOCK_S
@@ -207,6 +213,7 @@ class Link:
         """Begin again on both sockets."""
         self._asked_times = 0
         self._shelf.forget()
+        self._speak_at = 0.0
         for hail in self._hail.values():
             hail.lost(now)
 
@@ -238,7 +245,6 @@ class Link:
             except zmq.Again:
                 self._outbox.unsent(waiting)
                 return
-            self._outbox.sent(waiting)
 
     def _send_answers(self, now: float) -> None:
         """One picture out of the spool at most, as a live one may come meanwhile; and all that is not a picture."""
@@ -255,20 +261,18 @@ class Link:
     def _frame(self, waiting: Waiting) -> Frame:
         """The frame as it leaves; somebody may have set the clock since the last one."""
         self._watch_clock()
-        at = waiting.captured.node_ns
-        return waiting.frame(self._node, self._incarnation, self._clock.offset_at(at), self._clock.sigma_at(at))
+        return waiting.frame(self._node, self._incarnation, *self._clock.at(waiting.captured.node_ns))
 
-    def _listen(self, now: float) -> None:
-        """Sleep until something comes or is due, and take all that came."""
-        waits = [_POLL_S, self._asked_at + self._clock_pause - now, self._reported_at + _REPORT_S - now]
-        if self._hail[self._data].welcomed and self._shelf.waiting:
-            waits.append(self._shelf_at - now)
-        waits += [wait for hail in self._hail.values() if (wait := hail.wait(now)) is not None]
-        fed = self._hail[self._data].welcomed and not self._outbox.waiting
-        poller = self._poller_fed if fed else self._poller
-        ready = dict(poller.poll(math.ceil(max(0.0, self._speak_at - now, min(waits)) * 1000)))
-        if fed:
-            ready[self._data] = zmq.POLLIN  # what it has brought meanwhile
+    def _listen(self) -> None:
+        """Sleep until something comes or is due, and take all that came.
+
+        Grants are no reason to wake while there are frames they are not needed for: they are read when credit is short,
+        many at once.
+        """
+        welcomed = self._hail[self._data].welcomed
+        poller = self._poller_fed if welcomed and not self._outbox.waiting else self._poller
+        due = min(self._speak_at, self._shelf_at) if welcomed and self._shelf.waiting else self._speak_at
+        ready = dict(poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))))
         if self._wake.reader.fileno() in ready:
             self._wake.clear()
         for sock in (self._control, self._data):  # control first: its timestamps must not wait
@@ -276,11 +280,7 @@ class Link:
                 self._drain(sock)
 
     def _drain(self, sock: NodeSocket) -> None:
-        while True:
-            try:
-                parts = sock.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+        while (parts := sock.take()) is not None:
             arrived_ns = self._now_ns()
             try:
                 if len(parts) != 1:

@@ -70,11 +70,13 @@ class Node:
                 ThreadPoolExecutor(len(self._drivers), thread_name_prefix=f"{self.name}-camera")
             )
             try:
-                workers = [
-                    threads.submit(CameraWorker(self.rig, camera, driver, self._outbox, wake, spool).run, ended)
-                    for camera, driver in self._drivers.items()
-                ]
-                link.run(stop, lambda: _all_finished(workers))
+                over: list[Future[None]] = []
+                for camera, driver in self._drivers.items():
+                    worker = CameraWorker(self.rig, camera, driver, self._outbox, wake, spool)
+                    thread = threads.submit(worker.run, ended)
+                    thread.add_done_callback(over.append)
+                    thread.add_done_callback(lambda _: wake())
+                link.run(stop, lambda: _all_over(over, len(self._drivers)))
             finally:
                 ended.set()
 
@@ -92,9 +94,8 @@ class Node:
         return self._outbox.waiting_bytes
 
 
-def _all_finished(workers: list[Future[None]]) -> bool:
+def _all_over(over: list[Future[None]], cameras: int) -> bool:
     """Whether no camera thread is left; raises what ended one that should not have ended."""
-    for worker in workers:
-        if worker.done():
-            worker.result()
-    return all(worker.done() for worker in workers)
+    for thread in over:
+        thread.result()
+    return len(over) == cameras

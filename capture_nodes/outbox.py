@@ -60,6 +60,11 @@ class _Queue:
     granted_at: float = 0.0
     counts: Counts = field(default_factory=Counts)
 
+    @property
+    def since_ns(self) -> int:
+        """Exposure of its oldest frame."""
+        return self.frames[0].captured.node_ns
+
 
 class Outbox:
     """Bounded in frames and in bytes for each camera; beyond that the oldest unsent frame is dropped and counted."""
@@ -97,27 +102,26 @@ class Outbox:
             self._queues[camera].counts.errors += 1
 
     def next(self) -> Waiting | None:
-        """The oldest frame that there is credit for, taken out; ``sent`` or ``unsent`` must follow."""
+        """The oldest frame that there is credit for, taken out to be sent; ``unsent`` takes that back."""
         with self._lock:
-            ready = [queue for queue in self._queues.values() if queue.credit and queue.frames]
-            if not ready:
+            oldest: _Queue | None = None
+            for queue in self._queues.values():
+                if queue.credit and queue.frames and (oldest is None or queue.since_ns < oldest.since_ns):
+                    oldest = queue
+            if oldest is None:
                 return None
-            queue = min(ready, key=lambda queue: queue.frames[0].captured.node_ns)
-            waiting = queue.frames.popleft()
-            queue.bytes -= len(waiting.jpeg)
+            waiting = oldest.frames.popleft()
+            oldest.bytes -= len(waiting.jpeg)
+            oldest.counts.sent += 1
+            oldest.credit -= 1
             return waiting
 
-    def sent(self, waiting: Waiting) -> None:
-        """The frame is on its way and has cost its credit."""
-        with self._lock:
-            queue = self._queues[waiting.camera]
-            queue.counts.sent += 1
-            queue.credit = max(0, queue.credit - 1)
-
     def unsent(self, waiting: Waiting) -> None:
-        """The frame could not be sent and takes its place again, if newer ones have left it one."""
+        """The frame could not be sent: it has its credit back, and its place, if newer ones have left it one."""
         with self._lock:
             queue = self._queues[waiting.camera]
+            queue.counts.sent -= 1
+            queue.credit = min(self._frames, queue.credit + 1)
             queue.frames.appendleft(waiting)
             queue.bytes += len(waiting.jpeg)
             self._drop_beyond_bounds(queue)
@@ -154,9 +158,8 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """Frames of all cameras that wait."""
-        with self._lock:
-            return sum(len(queue.frames) for queue in self._queues.values())
+        """Frames of all cameras that wait; without the lock, as each number is one at some moment of this call."""
+        return sum([len(queue.frames) for queue in self._queues.values()])
 
     @property
     def waiting_bytes(self) -> int:

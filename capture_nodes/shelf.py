@@ -118,9 +118,8 @@ class Shelf:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is an answer to send."""
-        with self._ready:
-            return bool(self._answers)
+        """Whether there is an answer to send; asked for every picture, and so without the lock."""
+        return bool(self._answers)
 
     def _forget(self) -> None:
         self._asked += 1

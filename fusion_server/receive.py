@@ -1,6 +1,6 @@
 """The server's end of the wire: one thread owns both sockets, checks what arrives and hands frames on.
 
-``protocol.messages`` says who says what when. A frame that is handed on or refused gives its camera one credit back, so
+``protocol.messages`` says who says what when. A frame that is handed on or refused gives its camera its credit back, so
 that what is on its way to the server is at most ``wire.credit`` frames of ``wire.max_frame_mb`` per camera; nothing is
 queued here. Frames out of a node's spool were asked for and go to whoever asked (``answers``). Whatever a stranger or a
 broken node sends is refused, counted by reason and logged: the first of a kind at once, the rest as one line every ten
@@ -73,6 +73,7 @@ _MOST_KINDS = 256  # kinds of refusal that are logged one by one; strangers can 
 class _Camera:
     node: str
     size: tuple[int, int]
+    owed: int = 0  # credit that it has not been given back yet
     received: int = 0
     refused: int = 0
     missed: int = 0
@@ -131,6 +132,8 @@ class Receiver:
         sizes = {camera.name: (camera.width, camera.height) for camera in calibration.cameras}
         self._cameras = {camera.id: _Camera(camera.node, sizes[camera.id]) for camera in rig.cameras}
         self._nodes = {name: _Node() for name in rig.nodes}
+        self._names = {name.encode(): name for name in rig.nodes}
+        self._grants = (rig.wire.credit + 1) // 2  # given back at once: half as many messages, and half is always there
         self._refused: Counter[str] = Counter()
         self._logged: Counter[tuple[str, str]] = Counter()
         self._unsaid: Counter[tuple[str, str]] = Counter()
@@ -236,9 +239,8 @@ class Receiver:
                     self._drain_control()
                 looked = time.monotonic()
                 for _ in range(_BURST if self._data in ready else 0):
-                    try:
-                        parts = self._data.recv_multipart(zmq.NOBLOCK, copy=False)
-                    except zmq.Again:
+                    parts = self._data.take(copy=False)
+                    if parts is None:
                         break
                     self._take_data(parts)
                     if (now := time.monotonic()) - looked >= _CONTROL_S:  # clocks must not wait behind pictures
@@ -261,7 +263,7 @@ class Receiver:
 
     def _take_data(self, parts: Sequence[zmq.Frame]) -> None:
         identity = parts[0].bytes
-        node = _name_of(identity)
+        node = self._names.get(identity) or _name_of(identity)
         if len(parts) == 2:
             self._take_control(self._data, identity, parts[1].bytes)
             return
@@ -279,12 +281,12 @@ class Receiver:
             camera = _camera_of(head)
             self._refuse(error, node, camera)
             if camera in self._cameras and self._cameras[camera].node == node:
-                self._grant(identity, camera, 1)
+                self._give_back(identity, camera)
             return
         with self._lock:
             self._count(frame.header)
         self._on_frame(frame)
-        self._grant(identity, frame.header.camera, 1)
+        self._give_back(identity, frame.header.camera)
 
     def _take_spooled(self, identity: bytes, parts: Sequence[zmq.Frame]) -> None:
         """A frame out of a node's spool. It cost no credit, and is of no use to the live chain."""
@@ -326,9 +328,8 @@ class Receiver:
 
     def _drain_control(self) -> None:
         for _ in range(_BURST):
-            try:
-                parts = self._control.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            parts = self._control.take()
+            if parts is None:
                 return
             arrived = time.time_ns()
             if len(parts) == 2:
@@ -406,7 +407,16 @@ class Receiver:
         self._send(socket, identity, Welcome(hello.number, self._started_ns))
         if socket is self._data:
             for name in hello.cameras:
+                self._cameras[name].owed = 0
                 self._grant(identity, name, self._rig.wire.credit)
+
+    def _give_back(self, identity: bytes, name: str) -> None:
+        """The credit that a frame of this camera cost, with that of the frames before it."""
+        camera = self._cameras[name]
+        camera.owed += 1
+        if camera.owed >= self._grants:
+            self._grant(identity, name, camera.owed)
+            camera.owed = 0
 
     def _grant(self, identity: bytes, camera: str, frames: int) -> None:
         self._send_packed(self._data, identity, _packed_grant(camera, frames))
@@ -431,7 +441,7 @@ class Receiver:
 
     def _send_packed(self, socket: zmq.Socket, identity: bytes, message: bytes) -> None:
         try:
-            socket.send_multipart([identity, message], zmq.NOBLOCK)
+            socket.send_multipart([identity, message])
         except zmq.Again:
             pass  # it does not read; what it misses it asks for again
         except zmq.ZMQError as error:

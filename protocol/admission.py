@@ -23,6 +23,8 @@ from typing import Any
 import zmq
 from zmq.utils import z85
 
+from protocol.quick_socket import QuickSocket
+
 DOMAIN = b"headstream"
 _ENDPOINT = "inproc://zeromq.zap.01"  # libzmq's name for it, one a context
 _MOST_UNREAD = 64  # refusals that are kept for whoever logs them; the rest is only counted
@@ -155,7 +157,7 @@ def former_name(name: bytes) -> str:
     return name.removeprefix(_FORMER).decode("ascii", "replace") if name.startswith(_FORMER) else ""
 
 
-class NamedRouter(zmq.Socket):
+class NamedRouter(QuickSocket):
     """A ROUTER whose peers go by the name that the doorkeeper gave them, in both directions.
 
     Used like any ROUTER of peers with identities, by ``recv_multipart`` and ``send_multipart``. A message of a

@@ -106,20 +106,26 @@ class ClockFilter:
         """How much faster the server's clock runs than the node's, parts in a million; 0 before it is known."""
         return self._line.drift * 1e6 if self._line else 0.0
 
-    def offset_at(self, node_ns: int) -> int:
-        """Server clock minus node clock when the node's clock showed this, nanoseconds."""
+    def at(self, node_ns: int) -> tuple[int, int]:
+        """Server clock minus node clock when the node's clock showed this, and one standard deviation of it, ns.
+
+        The deviation grows with the time since the last exchange; 0 and UNKNOWN_SIGMA_NS before the first.
+        """
         line = self._line_of(node_ns)
-        return line.at(node_ns) if line else 0
+        return (line.at(node_ns), line.sigma(node_ns)) if line else (0, UNKNOWN_SIGMA_NS)
+
+    def offset_at(self, node_ns: int) -> int:
+        """The first of ``at``."""
+        return self.at(node_ns)[0]
 
     def sigma_at(self, node_ns: int) -> int:
-        """One standard deviation of ``offset_at``; it grows with the time since the last exchange."""
-        line = self._line_of(node_ns)
-        return line.sigma(node_ns) if line else UNKNOWN_SIGMA_NS
+        """The second of ``at``."""
+        return self.at(node_ns)[1]
 
     def state(self, node_ns: int) -> ClockState:
         """Everything at once, at this moment of the node's clock."""
         drift = round(self.drift_ppm, 3)
-        return ClockState(self.offset_at(node_ns), self.sigma_at(node_ns), drift, self.rtt_ns, self.jumps)
+        return ClockState(*self.at(node_ns), drift, self.rtt_ns, self.jumps)
 
     def add(self, t0: int, t1: int, t2: int, t3: int) -> bool:
         """Take one exchange; False when it cannot be true (a clock was set during it) and is left out.

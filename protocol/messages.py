@@ -24,8 +24,9 @@ on the socket it came by:
 A Hello from a known node is a fresh start of that connection, never an error. When ``Hello.incarnation`` differs from
 the one before, the process is a new one: its ``sequence`` numbers count from 0 again.
 
-**Credit.** One frame costs one credit of its camera. The server gives one back with Grant(camera, 1) when it has taken
-a frame off its hands (or has refused it). Grants add up, at the node to at most ``wire.credit``. A node without credit
+**Credit.** One frame costs one credit of its camera. The server gives it back when it has taken the frame off the
+node's hands (or has refused it), with a Grant for up to half of ``wire.credit`` frames at once. Grants add up, at the
+node to at most ``wire.credit``. A node without credit
 keeps its newest few frames per camera and drops the oldest unsent one. Where frames wait and no Grant has come for
 1 s, something was lost on the way: the node says Hello again on the data socket.
 

@@ -88,7 +88,7 @@ class WireConfig:
     proves who it is by the keys in the folder ``keys`` (``protocol.keys``; ``headstream keys RIG`` makes them).
     """
 
-    credit: int = limited(3, 1, 64)  # frames of one camera on their way at a time
+    credit: int = limited(4, 1, 64)  # frames of one camera on their way at a time
     queue_mb: float = limited(64.0, 1, 65_536)  # of unsent frames at one node
     max_frame_mb: float = limited(16.0, 0.01, 1024)
     jpeg_quality: int = limited(90, 1, 100)  # where the camera does not give JPEGs itself

@@ -23,6 +23,7 @@ from protocol.admission import DOMAIN, Doorkeeper, NamedRouter
 from protocol.errors import HeadstreamError
 from protocol.keys import node_names, node_pair, public_file, server_pair, server_public
 from protocol.messages import LARGEST_CONTROL
+from protocol.quick_socket import QuickSocket
 from protocol.rig import Rig
 
 _SILENCE_MS = 2000  # without an answer the peer is gone
@@ -41,14 +42,14 @@ _REFUSALS: dict[int, str] = {  # what ended a handshake, as the node can tell it
 
 
 _FAILED = sum(_REFUSALS)
-_Made = TypeVar("_Made", bound=zmq.Socket)
+_Made = TypeVar("_Made", bound=QuickSocket)
 
 
 class WireError(HeadstreamError):
     """A socket that cannot be opened; the message names its address and the key of the rig file."""
 
 
-def data_router(context: zmq.Context, rig: Rig) -> zmq.Socket:
+def data_router(context: zmq.Context, rig: Rig) -> QuickSocket:
     """The server's end of the data plane, bound. Port 0 takes any free one (``bound_port``). Raises WireError.
 
     A message part of more than twice ``wire.max_frame_mb`` ends its sender's connection inside libzmq; between once and
@@ -72,7 +73,7 @@ def data_dealer(context: zmq.Context, rig: Rig, identity: str) -> NodeSocket:
     return _connect(socket, rig.server.host, rig.server.data_port, "server.data_port")
 
 
-def control_router(context: zmq.Context, rig: Rig) -> zmq.Socket:
+def control_router(context: zmq.Context, rig: Rig) -> QuickSocket:
     """The server's end of the control plane, bound. Port 0 takes any free one (``bound_port``). Raises WireError."""
     socket = _router(context, rig)
     socket.setsockopt(zmq.RCVHWM, _CONTROL_QUEUE)
@@ -104,7 +105,7 @@ def doorkeeper(context: zmq.Context, rig: Rig) -> Doorkeeper | None:
     return Doorkeeper(context, node_names(rig.wire.keys, rig.nodes))
 
 
-class NodeSocket(zmq.Socket):
+class NodeSocket(QuickSocket):
     """A node's DEALER, which notices that it was turned away and knocks again later; libzmq alone never would."""
 
     _address = ""
@@ -144,9 +145,9 @@ class NodeSocket(zmq.Socket):
         super().close(linger)
 
 
-def _router(context: zmq.Context, rig: Rig) -> zmq.Socket:
+def _router(context: zmq.Context, rig: Rig) -> QuickSocket:
     if rig.wire.security == "plain":
-        socket: zmq.Socket = _socket(context, zmq.ROUTER, rig.server.host, zmq.Socket)
+        socket: QuickSocket = _socket(context, zmq.ROUTER, rig.server.host, QuickSocket)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a node that comes back takes its place from its stale connection
     else:
         pair = server_pair(rig.wire.keys)
@@ -205,7 +206,7 @@ def _address(host: str, port: int | str) -> str:
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
-def _bind(socket: zmq.Socket, host: str, port: int, key: str) -> zmq.Socket:
+def _bind(socket: QuickSocket, host: str, port: int, key: str) -> QuickSocket:
     address = _address(host, port or "*")
     try:
         socket.bind(address)

@@ -214,7 +214,7 @@ def test_a_late_welcome_does_not_cost_the_credit_that_came_since(
 def test_a_picture_leaves_at_once_and_not_when_something_else_is_due(
     make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch
 ):
-    for name in ("_POLL_S", "_REPORT_S", "_CLOCK_FIRST_S"):
+    for name in ("_SPEAK_S", "_REPORT_S", "_CLOCK_FIRST_S"):
         monkeypatch.setattr(capture_nodes.link, name, 60)
     server = make_server(make_rig())
     with running(stepped(server.rig)) as ended:
@@ -325,6 +325,9 @@ def test_the_take_that_is_recorded_stands_in_the_report(make_rig, make_server, r
 def test_nonsense_from_the_server_is_said_once_and_the_stream_goes_on(
     make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
 ):
+    def errors():
+        return [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+
     server = make_server(make_rig())
     with running(stepped(server.rig)):
         server.until(lambda: server.reports)
@@ -333,8 +336,9 @@ def test_nonsense_from_the_server_is_said_once_and_the_stream_goes_on(
             server.data.send_multipart([b"pc1", b"two", b"parts"])
             server.say(server.data, b"pc1", Grant("other", 1))
         put(step_driver, jpeg_of, 1)
-        server.until(lambda: server.frames)
-    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+        server.until(lambda: server.frames and len(errors()) == 3)
+        server.for_a_while(0.2)
+    said = errors()
     assert len(said) == 3
     assert any("speaks version 1" in line for line in said)
     assert any("grants frames of other, which is not this node's" in line for line in said)

@@ -47,9 +47,12 @@ JPEG = bytes(range(256)) * 16
 CLOCK = ClockReport(-7, 12_000, 3.5, 90_000, 1)
 
 
-def make_rig(**wire) -> Rig:
+def make_rig(credit=2, **wire) -> Rig:
+    """With so little credit each frame's comes back at once."""
     cameras = [{"id": f"cam{i}", "node": "pc1" if i < 2 else "pc2", "driver": "replay"} for i in range(3)]
-    rig = parse_rig({"name": "test", "calibration": "cameras.json", "camera": cameras, "wire": wire})
+    rig = parse_rig(
+        {"name": "test", "calibration": "cameras.json", "camera": cameras, "wire": {"credit": credit, **wire}}
+    )
     return replace(rig, server=replace(ServerConfig(), data_port=0, control_port=0))
 
 
@@ -131,7 +134,7 @@ def test_hello_brings_welcome_and_credit(bench):
     data.hello("cam0", "cam1", number=7)
     welcome = data.hear()
     assert isinstance(welcome, Welcome) and welcome.number == 7
-    assert {data.hear(), data.hear()} == {Grant("cam0", 3), Grant("cam1", 3)}
+    assert {data.hear(), data.hear()} == {Grant("cam0", 2), Grant("cam1", 2)}
     control = bench.control()
     control.hello("cam0", "cam1", number=9)
     again = control.hear()
@@ -151,6 +154,25 @@ def test_a_frame_is_handed_on_and_its_credit_comes_back(bench):
     state = bench.receiver.statistics()["cam0"]
     assert (state["received"], state["offset_ns"], state["offset_sigma_ns"]) == (1, 1234, 5678)
     assert state["age_s"] < 5 and state["fps"] > 0
+
+
+def test_credit_comes_back_for_half_of_it_at_once_and_is_never_owed_to_a_new_connection():
+    bench = Bench(make_rig(credit=4))
+    try:
+        data = bench.data()
+        data.hello("cam0", "cam1")
+        assert [data.hear() for _ in range(3)][1:] == [Grant("cam0", 4), Grant("cam1", 4)]
+        for sequence, camera in enumerate(["cam0", "cam1", "cam0", "cam0"]):
+            data.send(frame(camera, sequence=sequence))
+        until(lambda: len(bench.frames) == 4, "the frames")
+        assert data.hear() == Grant("cam0", 2)
+        data.hello("cam0", "cam1", number=2)  # replaces all credit, that which is owed too
+        assert [data.hear() for _ in range(3)][1:] == [Grant("cam0", 4), Grant("cam1", 4)]
+        data.send(frame("cam1", sequence=1))
+        until(lambda: len(bench.frames) == 5, "a frame after the new Hello")
+        assert not data.socket.poll(100), "one frame is less than half of the credit"
+    finally:
+        bench.close()
 
 
 def test_a_kept_frame_outlives_those_that_follow(bench):

@@ -62,7 +62,7 @@ class Peer:
     def welcome(self, node: str, *cameras: str) -> None:
         self.hello(node, *cameras)
         assert isinstance(self.hear(), Welcome)
-        assert {self.hear() for _ in cameras} == {Grant(camera, 3) for camera in cameras}
+        assert {self.hear() for _ in cameras} == {Grant(camera, 2) for camera in cameras}
 
 
 class Bench:
@@ -89,7 +89,7 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path):
     cameras = [{"id": f"cam{i}", "node": f"pc{i}", "driver": "replay"} for i in (1, 2)]
-    data = {"name": "test", "calibration": "c.json", "camera": cameras, "wire": {"security": "curve"}}
+    data = {"name": "test", "calibration": "c.json", "camera": cameras, "wire": {"security": "curve", "credit": 2}}
     rig = parse_rig(data, root=tmp_path)
     for who in (None, *rig.nodes):
         make_pair(rig.wire.keys, who)

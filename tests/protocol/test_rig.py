@@ -26,7 +26,7 @@ def test_a_short_rig_has_every_default(tmp_path):
     rig = load_rig(path)
     assert rig.calibration == tmp_path / "cameras.json"
     assert rig.server.takes == tmp_path / "takes"
-    assert (rig.fps, rig.server.data_port, rig.wire.credit, rig.sync.mode) == (30.0, 5560, 3, "trigger")
+    assert (rig.fps, rig.server.data_port, rig.wire.credit, rig.sync.mode) == (30.0, 5560, 4, "trigger")
     assert rig.cameras[0].options == {"capture": "loop"}
 
 
