@@ -31,11 +31,12 @@ class CameraWorker:
         camera: str,
         driver: Driver,
         outbox: Outbox,
-        wake: Callable[[], None],
+        send: Callable[[], None],
         spool: Spool | None = None,
     ):
-        self._rig, self._camera, self._driver, self._outbox, self._wake = rig, camera, driver, outbox, wake
+        self._rig, self._camera, self._driver, self._outbox, self._send = rig, camera, driver, outbox, send
         self._spool = spool
+        self._most = rig.wire.max_frame_bytes
         self._encoder: Encoder | None = None
         self._missed = driver.missed
         self._said_at = -_SAY_EVERY_S
@@ -90,15 +91,15 @@ class CameraWorker:
                 raise ValueError(f"driver of camera {self._camera} gave neither a JPEG nor pixels")
             self._encoder = self._encoder or Encoder(self._rig.wire.jpeg_quality)
             jpeg = self._encoder.encode(captured.pixels)
-        most = self._rig.wire.max_frame_bytes
-        if len(jpeg) > most:
+        if len(jpeg) > self._most:
             self._outbox.failed(self._camera)
-            self._say(f"a picture of {len(jpeg)} bytes is not sent; wire.max_frame_mb in the rig file allows {most}")
+            text = f"a picture of {len(jpeg)} bytes is not sent; wire.max_frame_mb in the rig file allows {self._most}"
+            self._say(text)
             return
         waiting = self._outbox.put(self._camera, captured, jpeg)
         if self._spool:
             self._spool.put(waiting)
-        self._wake()
+        self._send()
 
     def _say(self, text: str) -> None:
         now = time.monotonic()

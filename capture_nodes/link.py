@@ -1,4 +1,4 @@
-"""A node's two sockets and everything said on them, in one thread (``protocol.messages`` has the order of it)."""
+"""What node and server say to each other besides pictures, in one thread (``protocol.messages`` has the order)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import zmq
 
 from capture_nodes.announce import Announcement
+from capture_nodes.lane import Lane
 from capture_nodes.outbox import Counts, Outbox, Waiting
 from capture_nodes.shelf import Shelf
 from capture_nodes.spool import Spool
 from protocol.clock import ClockFilter, ClockState
 from protocol.messages import (
+    Buffer,
     Bye,
     CameraReport,
     ClockReply,
@@ -37,7 +39,6 @@ from protocol.messages import (
     SpoolReport,
     Welcome,
     pack_control,
-    pack_frame,
     unpack_control,
 )
 from protocol.rig import Rig
@@ -82,7 +83,7 @@ class Wake:
 
 
 class Link:
-    """Sends what the outbox has credit for; keeps the clock offset; announces the node and reports. One thread.
+    """Keeps the clock offset, announces the node, reports and answers. One thread, but for ``send``.
 
     What the shelf has to say is sent when no live frame can be. incarnation: ``time.time_ns`` when the node started.
     """
@@ -106,12 +107,15 @@ class Link:
         self._context = zmq.Context()
         self._control = control_dealer(self._context, rig, node)
         self._data = data_dealer(self._context, rig, node)
-        self._poller = zmq.Poller()
-        self._poller_fed = zmq.Poller()  # for while no frame waits for credit: no need to wake for a Grant
+        self._lane = Lane(self._data, outbox, self._frame)
+        self._poller, self._poller_fed = zmq.Poller(), zmq.Poller()  # fed: while no frame waits for credit
         for reader in (self._control, wake.reader):
             self._poller.register(reader, zmq.POLLIN)
             self._poller_fed.register(reader, zmq.POLLIN)
-        self._poller.register(self._data, zmq.POLLIN)
+        # Its descriptor, as polling the socket is using it. That tells of what comes after all that came was taken.
+        self._data_fd = int(self._data.getsockopt(zmq.FD))
+        self._poller.register(self._data_fd, zmq.POLLIN)
+        self._awaits_credit = True  # whether a Grant ends the sleep
         self._hail: dict[NodeSocket, Announcement] = {self._control: Announcement(), self._data: Announcement()}
         self._server: int | None = None
         self._heard_at = 0.0  # on the control socket
@@ -134,17 +138,25 @@ class Link:
         while not stop.is_set():
             now = time.monotonic()
             if now >= self._speak_at:
-                self._drain(self._data)
+                if self._lane.open:
+                    self._hear_data()
                 self._speak(now)
                 self._speak_at = self._due(now)
-            last = finished()  # asked before sending: what was put in before it is sent below
-            self._send_frames()
             if self._shelf.waiting:
                 self._send_answers(now)
+            if not self._lane.open:
+                self._hear_data()
+            last = finished()  # asked before sending: what was put in before it is sent below
+            self._lane.send()
             if last and not self._outbox.waiting:
                 self._data.setsockopt(zmq.LINGER, _LAST_FRAMES_MS)
                 break
             self._listen()
+
+    def send(self) -> None:
+        """A picture was put into the outbox, by the thread that calls this."""
+        if not self._lane.send() and not self._awaits_credit:
+            self._wake()
 
     def close(self) -> None:
         """Say Bye and let the sockets go."""
@@ -162,9 +174,10 @@ class Link:
             log.warning("node %s: the server is silent; announcing again", self._node)
             self._lose(now)
         if data.welcomed and self._outbox.starving(now, _STARVED_S):
+            self._lane.end()
             data.lost(now)
         for sock, hail in self._hail.items():
-            if text := sock.refused(now):
+            if text := self._lane.refused(now) if sock is self._data else sock.refused(now):
                 self._complain(text, text)
             if hail.due(now):
                 hello = Hello(self._node, self._cameras, self._incarnation, hail.next_number())
@@ -213,6 +226,7 @@ class Link:
         """Begin again on both sockets."""
         self._asked_times = 0
         self._shelf.forget()
+        self._lane.end()
         self._speak_at = 0.0
         for hail in self._hail.values():
             hail.lost(now)
@@ -237,21 +251,10 @@ class Link:
             spool = self._spool.report() if self._spool else SpoolReport()
             self._say(self._control, Report(self._node, self._take, tuple(rows), ClockReport(*self.clock()), spool))
 
-    def _send_frames(self) -> None:
-        """Everything that there is credit for."""
-        while self._hail[self._data].welcomed and (waiting := self._outbox.next()) is not None:
-            try:
-                self._data.send_multipart(pack_frame(self._frame(waiting)), copy=False)
-            except zmq.Again:
-                self._outbox.unsent(waiting)
-                return
-
     def _send_answers(self, now: float) -> None:
         """One picture out of the spool at most, as a live one may come meanwhile; and all that is not a picture."""
-        while now >= self._shelf_at and self._hail[self._data].welcomed and (answer := self._shelf.next()) is not None:
-            try:
-                (self._data if answer.data else self._control).send_multipart(answer.parts, copy=False)
-            except zmq.Again:
+        while now >= self._shelf_at and self._lane.open and (answer := self._shelf.next()) is not None:
+            if not (self._lane.put(answer.parts) if answer.data else self._put(self._control, answer.parts)):
                 self._shelf.unsent(answer)
                 self._shelf_at = now + _CROWDED_S
                 return
@@ -259,35 +262,39 @@ class Link:
                 return
 
     def _frame(self, waiting: Waiting) -> Frame:
-        """The frame as it leaves; somebody may have set the clock since the last one."""
+        """The frame as it leaves, by whichever thread; somebody may have set the clock since the last one."""
         self._watch_clock()
         return waiting.frame(self._node, self._incarnation, *self._clock.at(waiting.captured.node_ns))
 
     def _listen(self) -> None:
-        """Sleep until something comes or is due, and take all that came.
-
-        Grants are no reason to wake while there are frames they are not needed for: they are read when credit is short,
-        many at once.
-        """
-        welcomed = self._hail[self._data].welcomed
-        poller = self._poller_fed if welcomed and not self._outbox.waiting else self._poller
-        due = min(self._speak_at, self._shelf_at) if welcomed and self._shelf.waiting else self._speak_at
+        """Sleep until something comes or is due, and take all that came. Grants alone are no reason to wake while no
+        frame waits for them."""
+        self._awaits_credit = False  # before looking: a picture put in after the look finds this and wakes the link
+        self._awaits_credit = not self._lane.open or self._outbox.waiting > 0
+        poller = self._poller if self._awaits_credit else self._poller_fed
+        due = min(self._speak_at, self._shelf_at) if self._lane.open and self._shelf.waiting else self._speak_at
         ready = dict(poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))))
         if self._wake.reader.fileno() in ready:
             self._wake.clear()
-        for sock in (self._control, self._data):  # control first: its timestamps must not wait
-            if sock in ready:
-                self._drain(sock)
+        if self._control in ready:  # first: its timestamps must not wait
+            while (parts := self._control.take()) is not None:
+                self._hear_parts(self._control, parts)
+        if self._data_fd in ready:
+            self._hear_data()
 
-    def _drain(self, sock: NodeSocket) -> None:
-        while (parts := sock.take()) is not None:
-            arrived_ns = self._now_ns()
-            try:
-                if len(parts) != 1:
-                    raise MessageError("malformed", f"the server sent {len(parts)} parts where one was due")
-                self._hear(sock, unpack_control(parts[0]), arrived_ns, time.monotonic())
-            except MessageError as error:
-                self._complain(error.reason, f"a message of the server is refused: {error}")
+    def _hear_data(self) -> None:
+        while heard := self._lane.heard():
+            for parts in heard:
+                self._hear_parts(self._data, parts)
+
+    def _hear_parts(self, sock: NodeSocket, parts: list[bytes]) -> None:
+        arrived_ns = self._now_ns()
+        try:
+            if len(parts) != 1:
+                raise MessageError("malformed", f"the server sent {len(parts)} parts where one was due")
+            self._hear(sock, unpack_control(parts[0]), arrived_ns, time.monotonic())
+        except MessageError as error:
+            self._complain(error.reason, f"a message of the server is refused: {error}")
 
     def _hear(self, sock: NodeSocket, message: Control, arrived_ns: int, now: float) -> None:
         if sock is self._control:
@@ -296,10 +303,12 @@ class Link:
             case Welcome(number, server):
                 self._meet(server, now)
                 if self._hail[sock].answered(number) and sock is self._data:
-                    self._outbox.forget_credit(now)
+                    self._lane.begin(now)
                     self._welcomed_at = now
                     log.info("node %s: the server takes %s", self._node, ", ".join(self._cameras))
             case Refused(text):
+                if sock is self._data:
+                    self._lane.end()
                 self._hail[sock].refused(now)
                 self._complain(text, f"the server refuses this node: {text}")
             case Grant(camera, frames) if sock is self._data:
@@ -341,10 +350,14 @@ class Link:
             self._complained.add(about)
             log.error("node %s: %s", self._node, text)
 
-    def _say(self, sock: zmq.Socket, message: Control) -> bool:
+    def _say(self, sock: NodeSocket, message: Control) -> bool:
         """False when there is nobody, or nobody who listens."""
+        return self._put(sock, [pack_control(message)])
+
+    @staticmethod
+    def _put(sock: NodeSocket, parts: Sequence[Buffer]) -> bool:
         try:
-            sock.send(pack_control(message))
+            sock.send_multipart(parts)
         except zmq.Again:
             return False
         return True

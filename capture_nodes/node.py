@@ -1,8 +1,9 @@
 """The capture node: the cameras of one machine, their pictures on the way to the server.
 
-Each camera has a thread of its own (``camera``); one more thread, that which calls ``Node.run``, owns the sockets
-(``link``). Between them is the outbox, bounded in frames and in bytes, which drops the oldest. While a take is recorded
-every picture goes to the node's own disk, too (``spool``), from where the server gets what it missed (``shelf``).
+Each camera has a thread of its own (``camera``), which sends its pictures itself (``lane``); one more thread, that
+which calls ``Node.run``, says and hears everything else (``link``). What cannot be sent at once waits in the outbox,
+bounded in frames and in bytes, which drops the oldest. While a take is recorded every picture goes to the node's own
+disk, too (``spool``), from where the server gets what it missed (``shelf``).
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Node:
             try:
                 over: list[Future[None]] = []
                 for camera, driver in self._drivers.items():
-                    worker = CameraWorker(self.rig, camera, driver, self._outbox, wake, spool)
+                    worker = CameraWorker(self.rig, camera, driver, self._outbox, link.send, spool)
                     thread = threads.submit(worker.run, ended)
                     thread.add_done_callback(over.append)
                     thread.add_done_callback(lambda _: wake())

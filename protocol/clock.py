@@ -14,6 +14,7 @@ crystals do. All times are integer nanoseconds. No clock is read here: values in
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from typing import NamedTuple
 
@@ -78,10 +79,11 @@ class _Line(NamedTuple):
 class ClockFilter:
     """Offset, drift and uncertainty by the best exchanges; ``add`` them, and ask for any moment of the node's clock.
 
-    One thread adds and looks; any may ask.
+    Safe between threads.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # of those who change it
         self._recent: deque[Exchange] = deque(maxlen=_WINDOW)
         self._kept: deque[Exchange] = deque(maxlen=_KEPT)  # the best of each group, oldest first
         self._group: list[Exchange] = []  # the group that is not full yet
@@ -89,6 +91,7 @@ class ClockFilter:
         self._before: tuple[_Line, int, int] | None = None  # until the node's clock stepped: line, last and first time
         self._looked: tuple[int, int, int] | None = None
         self._now_ns = 0  # the node's clock when it was last heard of
+        self._last: tuple[_Line, int, tuple[int, int]] | None = None  # what ``at`` was asked for last
         self.jumps = 0
 
     @property
@@ -112,7 +115,12 @@ class ClockFilter:
         The deviation grows with the time since the last exchange; 0 and UNKNOWN_SIGMA_NS before the first.
         """
         line = self._line_of(node_ns)
-        return (line.at(node_ns), line.sigma(node_ns)) if line else (0, UNKNOWN_SIGMA_NS)
+        if line is None:
+            return 0, UNKNOWN_SIGMA_NS
+        last = self._last  # a picture is asked for twice: for the disk and for the network
+        if last is None or last[0] is not line or last[1] != node_ns:
+            self._last = last = (line, node_ns, (line.at(node_ns), line.sigma(node_ns)))
+        return last[2]
 
     def offset_at(self, node_ns: int) -> int:
         """The first of ``at``."""
@@ -133,6 +141,10 @@ class ClockFilter:
         An exchange that contradicts what is known, by more than its round trip and any doubt allow, means that a clock
         was set meanwhile (or is being slewed): what was known before is forgotten.
         """
+        with self._lock:
+            return self._add(t0, t1, t2, t3)
+
+    def _add(self, t0: int, t1: int, t2: int, t3: int) -> bool:
         rtt = (t3 - t0) - (t2 - t1)
         if rtt < 0 or t3 < t0 or t2 < t1:
             return False
@@ -157,6 +169,10 @@ class ClockFilter:
         A step shows at once and to the microsecond, long before the next exchange: all that is known moves with it.
         Returns the step, 0 for none. Times before a step keep the offset that was theirs.
         """
+        with self._lock:
+            return self._look(before_ns, wall_ns, after_ns)
+
+    def _look(self, before_ns: int, wall_ns: int, after_ns: int) -> int:
         seen, self._looked, self._now_ns = self._looked, (before_ns, wall_ns, after_ns), wall_ns
         if seen is None:
             return 0

@@ -6,6 +6,7 @@ only thing that it raises is MessageError.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -37,7 +38,12 @@ class MessageError(HeadstreamError):
 
 def is_name(value: object) -> bool:
     """Whether this can name a node or a camera: 1 to 64 of ``A-Z a-z 0-9 _ . -``, a letter or digit first."""
-    return type(value) is str and _NAME.fullmatch(value) is not None
+    return type(value) is str and _names(value)
+
+
+@functools.lru_cache(maxsize=1024)  # each picture names the same few
+def _names(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None
 
 
 def is_take(value: object) -> bool:

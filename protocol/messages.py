@@ -103,6 +103,18 @@ MOST_PARTS = 1000  # of one inventory
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
+_HEADER_NUMBERS = (  # of a frame header: the least and the most
+    ("sequence", 0, COUNT),
+    ("trigger", 0, COUNT),
+    ("device_ns", 0, LATEST),
+    ("node_ns", 0, LATEST),
+    ("offset_ns", -LATEST, LATEST),
+    ("offset_sigma_ns", 0, LATEST),
+    ("width", 1, LARGEST_SIDE),
+    ("height", 1, LARGEST_SIDE),
+    ("incarnation", 0, LATEST),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
@@ -194,17 +206,10 @@ def _check_header(h: FrameHeader) -> None:
         raise MessageError("malformed", f"frame header: camera {brief(h.camera)} is no name")
     if not is_name(h.node):
         raise MessageError("malformed", f"frame header: node {brief(h.node)} is no name")
-    for name, value, low, high in (
-        ("sequence", h.sequence, 0, COUNT),
-        ("trigger", 0 if h.trigger is None else h.trigger, 0, COUNT),
-        ("device_ns", h.device_ns, 0, LATEST),
-        ("node_ns", h.node_ns, 0, LATEST),
-        ("offset_ns", h.offset_ns, -LATEST, LATEST),
-        ("offset_sigma_ns", h.offset_sigma_ns, 0, LATEST),
-        ("width", h.width, 1, LARGEST_SIDE),
-        ("height", h.height, 1, LARGEST_SIDE),
-        ("incarnation", h.incarnation, 0, LATEST),
-    ):
+    trigger = 0 if h.trigger is None else h.trigger
+    times = (h.device_ns, h.node_ns, h.offset_ns, h.offset_sigma_ns)
+    values = (h.sequence, trigger, *times, h.width, h.height, h.incarnation)
+    for value, (name, low, high) in zip(values, _HEADER_NUMBERS, strict=True):
         if type(value) is not int or not low <= value <= high:
             text = f"camera {h.camera}: {name} is {brief(value)}; must be a whole number from {low} to {high}"
             raise MessageError("malformed", text)

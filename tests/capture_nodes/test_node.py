@@ -226,6 +226,28 @@ def test_a_picture_leaves_at_once_and_not_when_something_else_is_due(
         ended.result(10)
 
 
+def test_a_picture_that_waits_for_credit_leaves_when_the_credit_comes(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch
+):
+    for name in ("_SPEAK_S", "_REPORT_S", "_CLOCK_FIRST_S"):  # nothing else wakes the node
+        monkeypatch.setattr(capture_nodes.link, name, 60)
+    server = make_server(make_rig())
+    server.credit, server.return_credit = 1, False
+    with running(stepped(server.rig)) as ended:
+        server.until(lambda: len(server.hellos) >= 2)
+        server.for_a_while(0.2)
+        for count in range(1, 6):
+            put(step_driver, jpeg_of, 1)
+            server.for_a_while(0.05)
+            assert len(server.frames) == max(1, count - 1)
+            if count > 1:
+                server.say(server.data, b"pc1", Grant("cam00", 1))
+                server.until(lambda count=count: len(server.frames) == count)
+        step_driver.finish()
+        ended.result(10)
+    assert server.sequences == [0, 1, 2, 3, 4]
+
+
 def test_a_refused_node_says_why_and_sends_nothing(
     make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
 ):
