@@ -34,7 +34,7 @@ from protocol.rig import CameraConfig, Rig, ServerConfig, WireConfig, load_rig, 
 
 ROOT = Path(__file__).resolve().parent.parent
 CAMERAS, PICTURES = 8, 4
-SIZES = {"512": (512, 512, (60, 120, 240, 360, 500, 700)), "5mp": (2448, 2048, (5, 10, 20, 30, 45, 60))}
+SIZES = {"512": (512, 512, (60, 120, 240, 360, 500, 700, 1000)), "5mp": (2448, 2048, (5, 10, 20, 30, 45, 60))}
 OURS = ("ours", "ours-curve")
 PEERS = ("imagezmq-req", "imagezmq-pub", "netgear-bytes", "netgear-jpeg")
 PEER_PACKAGES = {  # imagezmq and vidgear without their dependencies: they name an OpenCV with windows

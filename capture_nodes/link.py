@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 _SPEAK_S = 0.1  # the longest between two looks at what else is due, and so the longest sleep
 _QUIET_S = 2.0  # nothing on the control socket for so long: the server is gone
 _STARVED_S = 1.0  # no credit for so long although frames wait: it was lost on the way
+_CREDIT_S = 0.005  # between two looks for credit that pictures wait for
 _REPORT_S = 1.0
 _CROWDED_S = 0.01  # until a full connection is tried again with what is not urgent
 _CLOCK_S, _CLOCK_FIRST_S, _CLOCK_FIRST_COUNT = 0.25, 0.05, 20
@@ -108,14 +109,15 @@ class Link:
         self._control = control_dealer(self._context, rig, node)
         self._data = data_dealer(self._context, rig, node)
         self._lane = Lane(self._data, outbox, self._frame)
-        self._poller, self._poller_fed = zmq.Poller(), zmq.Poller()  # fed: while no frame waits for credit
+        self._poller, self._poller_open = (
+            zmq.Poller(),
+            zmq.Poller(),
+        )  # open: the lane; its socket is not the link's then
         for reader in (self._control, wake.reader):
             self._poller.register(reader, zmq.POLLIN)
-            self._poller_fed.register(reader, zmq.POLLIN)
-        # Its descriptor, as polling the socket is using it. That tells of what comes after all that came was taken.
-        self._data_fd = int(self._data.getsockopt(zmq.FD))
-        self._poller.register(self._data_fd, zmq.POLLIN)
-        self._awaits_credit = True  # whether a Grant ends the sleep
+            self._poller_open.register(reader, zmq.POLLIN)
+        self._poller.register(self._data, zmq.POLLIN)
+        self._awaits_credit = False  # whether it looks for Grants by itself
         self._hail: dict[NodeSocket, Announcement] = {self._control: Announcement(), self._data: Announcement()}
         self._server: int | None = None
         self._heard_at = 0.0  # on the control socket
@@ -144,8 +146,6 @@ class Link:
                 self._speak_at = self._due(now)
             if self._shelf.waiting:
                 self._send_answers(now)
-            if not self._lane.open:
-                self._hear_data()
             last = finished()  # asked before sending: what was put in before it is sent below
             self._lane.send()
             if last and not self._outbox.waiting:
@@ -155,7 +155,7 @@ class Link:
 
     def send(self) -> None:
         """A picture was put into the outbox, by the thread that calls this."""
-        if not self._lane.send() and not self._awaits_credit:
+        if not self._lane.send() and self._lane.open and not self._awaits_credit:
             self._wake()
 
     def close(self) -> None:
@@ -267,19 +267,25 @@ class Link:
         return waiting.frame(self._node, self._incarnation, *self._clock.at(waiting.captured.node_ns))
 
     def _listen(self) -> None:
-        """Sleep until something comes or is due, and take all that came. Grants alone are no reason to wake while no
-        frame waits for them."""
+        """Sleep until something comes or is due, and take all that came.
+
+        Grants end no sleep: a camera's next picture finds them, and while pictures wait the link looks now and then.
+        """
+        due, now, opened = self._speak_at, time.monotonic(), self._lane.open
         self._awaits_credit = False  # before looking: a picture put in after the look finds this and wakes the link
-        self._awaits_credit = not self._lane.open or self._outbox.waiting > 0
-        poller = self._poller if self._awaits_credit else self._poller_fed
-        due = min(self._speak_at, self._shelf_at) if self._lane.open and self._shelf.waiting else self._speak_at
-        ready = dict(poller.poll(max(0, math.ceil((due - time.monotonic()) * 1000))))
+        self._awaits_credit = opened and self._outbox.waiting > 0
+        if self._awaits_credit:
+            due = min(due, now + _CREDIT_S)
+        if opened and self._shelf.waiting:
+            due = min(due, self._shelf_at)
+        poller = self._poller_open if opened else self._poller
+        ready = dict(poller.poll(max(0, math.ceil((due - now) * 1000))))
         if self._wake.reader.fileno() in ready:
             self._wake.clear()
         if self._control in ready:  # first: its timestamps must not wait
             while (parts := self._control.take()) is not None:
                 self._hear_parts(self._control, parts)
-        if self._data_fd in ready:
+        if self._data in ready:
             self._hear_data()
 
     def _hear_data(self) -> None:
