@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import zmq
+import zmq.auth
 
 from protocol.admission import former_name
 from protocol.keys import KeysError, make_pair, public_file, secret_file
