@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._machine import machine
-from fusion_server.decode import Decoder
+from fusion_server.decode import TurboDecoder
 from fusion_server.reconstruct import make_reconstructor
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
@@ -36,7 +36,7 @@ def main() -> None:
         folder = CaptureFolder.open(options.capture)
         calibration = folder.calibration.select(options.cameras)
         jpegs = {name: folder.jpeg(folder.frames[0], name).read_bytes() for name in calibration.names}
-        images, faults = Decoder().decode(jpegs, calibration)
+        images, faults = TurboDecoder().decode(jpegs, calibration)
         if faults:
             raise HeadstreamError("; ".join(faults.values()))
         reconstructor = make_reconstructor(calibration, NormalsConfig(), SurfaceConfig())

@@ -11,15 +11,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
 from fusion_server.framing import Window, around_mask, around_points, follow, whole
+from fusion_server.sight import HostSight, Seen, Sight
 from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.kernels import make_kernels
 from fusion_server.surface.rehearse import rehearse
-from geometry.cameras import undistort, without_distortion
+from geometry.cameras import without_distortion
 from geometry.rasterize import make_rasterizer
 from models.engines import NormalEngine, NormalPrediction, make_engine
 from protocol.calibration import Calibration, Camera
@@ -28,9 +29,7 @@ from protocol.rig import NormalsConfig, SurfaceConfig
 
 log = logging.getLogger(__name__)
 
-FINE = 2  # pictures for photometry are this many times finer than the normal maps,
 _LOOKS = 2  # at the head on a cold start, at most
-FINEST = 512  # but no coarser than this many pixels a side
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,21 +38,32 @@ class Observation:
 
     names: tuple[str, ...]
     windows: dict[str, Window]
-    cameras: tuple[Camera, ...]  # of the windows, at the network's size
-    images: np.ndarray  # V,S,S,3 uint8
-    prediction: NormalPrediction
+    seen: Seen
     views: tuple[View, ...]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage; those of the sight once ``refine`` is done
+
+    @property
+    def cameras(self) -> tuple[Camera, ...]:
+        """Of the windows, at the network's size."""
+        return self.seen.cameras
+
+    @property
+    def images(self) -> np.ndarray:
+        """What the network saw.  # V,S,S,3 uint8"""
+        return self.seen.images
+
+    @property
+    def prediction(self) -> NormalPrediction:
+        """What it said."""
+        return self.seen.prediction
 
 
 class Reconstructor:
     """Keeps what one frame hands to the next: the windows and the tracked surface."""
 
-    def __init__(self, calibration: Calibration, engine: NormalEngine, tracker: SurfaceTracker):
-        self._raw = {camera.name: camera for camera in calibration.cameras}
+    def __init__(self, calibration: Calibration, sight: Sight, tracker: SurfaceTracker):
         self._pinhole = {camera.name: without_distortion(camera) for camera in calibration.cameras}
-        self._engine = engine
-        self._fine = max(FINE * engine.size, FINEST)  # pixels
+        self._sight = sight
         self._tracker = tracker
         self._windows: dict[str, Window] = {}
         self._vertices: np.ndarray | None = None  # of the last mesh; None before the first and after a loss
@@ -66,15 +76,16 @@ class Reconstructor:
         observation = self.observe(images)
         return observation, self.refine(observation)
 
-    def observe(self, images: Mapping[str, np.ndarray]) -> Observation:
+    def observe(self, images: Mapping[str, Any]) -> Observation:
         """Undistort, window and predict. On a cold start the network looks at all first, then at the head, and once
-        more where that look found the head to be larger than it seemed."""
-        start = time.perf_counter()
+        more where that look found the head to be larger than it seemed.
+
+        images: as ``reconstruct`` takes them, or as a decoder left them on the sight's device.
+        """
         names = tuple(name for name in self._pinhole if name in images)
         if not names:
             raise HeadstreamError("none of the calibrated cameras has a picture in this frame set")
-        flat = {name: undistort(self._raw[name], images[name]) for name in names}
-        undistorted = time.perf_counter()
+        taken = self._sight.take({name: images[name] for name in names})
         vertices = self._vertices
         if vertices is None:
             windows = {name: whole(self._pinhole[name]) for name in names}
@@ -83,31 +94,23 @@ class Reconstructor:
             for name in names:
                 camera, held = self._pinhole[name], self._windows.get(name)
                 windows[name] = follow(held, vertices, camera) if held else around_points(vertices, camera)
-        images_, fine, prediction, cameras = self._predict(flat, windows)
+        seen = self._sight.look(taken, windows)
         for _ in range(_LOOKS if vertices is None else 0):
             better = {
                 name: around_mask(mask, windows[name], self._pinhole[name])
-                for name, mask in zip(names, prediction.mask, strict=True)
+                for name, mask in zip(names, seen.prediction.mask, strict=True)
             }
             if better == windows:
                 break
             windows = better
-            images_, fine, prediction, cameras = self._predict(flat, windows)
+            seen = self._sight.look(taken, windows)
         self._windows = {**self._windows, **windows}
-        views = tuple(
-            View(
-                camera=cameras[i],
-                normal=prediction.normal[i],
-                confidence=prediction.confidence[i],
-                mask=prediction.mask[i],
-                image=fine[i],
-                image_camera=windows[name].camera(self._pinhole[name], self._fine),
-                valid=windows[name].inside(self._pinhole[name], self._engine.size),
-            )
-            for i, name in enumerate(names)
+        pinholes = [(window, self._pinhole[name]) for name, window in windows.items()]
+        views = seen.views(
+            [window.camera(camera, self._sight.fine) for window, camera in pinholes],
+            [window.inside(camera, self._sight.size) for window, camera in pinholes],
         )
-        seconds = {"undistort": undistorted - start, "normals": time.perf_counter() - undistorted}
-        return Observation(names, windows, tuple(cameras), images_, prediction, views, seconds)
+        return Observation(names, windows, seen, views)
 
     def refine(self, observation: Observation) -> SurfaceFrame:
         """Move the surface to what was observed; a lost track lets the next ``observe`` look at the whole again."""
@@ -116,8 +119,15 @@ class Reconstructor:
         except HeadstreamError:
             self._vertices = None
             raise
+        finally:
+            observation.seconds.update(observation.seen.seconds())
         self._vertices = None if "lost" in surface.quality.flags else surface.vertices
         return surface
+
+    @property
+    def sight(self) -> Sight:
+        """What decoded pictures are shown to."""
+        return self._sight
 
     def state(self) -> tuple[dict[str, Window], np.ndarray | None, SurfaceTracker]:
         """Everything that the next frame set starts from, to be kept and handed to ``restore``, unchanged."""
@@ -127,20 +137,11 @@ class Reconstructor:
         """Go on where another reconstructor of the same cameras and settings was."""
         self._windows, self._vertices, self._tracker = state
 
-    def _predict(
-        self, flat: Mapping[str, np.ndarray], windows: Mapping[str, Window]
-    ) -> tuple[np.ndarray, list[np.ndarray], NormalPrediction, list[Camera]]:
-        """The network's pictures, the finer ones, what it says of them, and the windows' cameras."""
-        size = self._engine.size
-        fine = [window.picture(flat[name], self._fine) for name, window in windows.items()]
-        images = np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in fine])
-        cameras = [window.camera(self._pinhole[name], size) for name, window in windows.items()]
-        return images, fine, self._engine.predict(images, cameras), cameras
-
 
 def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig) -> Reconstructor:
     """Load the normal engine and an empty track, and compile what the first frame would wait for (a minute or two on a
     new machine). Raises HeadstreamError when an engine cannot be had."""
+    resident = normals.windows == "cuda"
     engine = make_engine(
         normals.engine,
         weights=Path(normals.weights) if normals.weights else None,
@@ -149,15 +150,19 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
         precision=normals.precision,
         threads=normals.threads,
         fallback=normals.fallback,
+        device=normals.device or ("cuda" if resident else ""),
+        resident=resident,
     )
-    log.info("normals: %s", engine.describe())
+    sight = make_sight(calibration, engine, normals.windows)
+    log.info("normals: %s; windows by %s", engine.describe(), sight.name)
     settings = SurfaceSettings(
         vertices=surface.vertices,
         iterations=surface.iterations,
         photometric=surface.photometric,
         uv=False,  # unwrapping takes seconds and only a hand-over needs it: exports do it
     )
-    rasterizer, kernels = make_rasterizer(surface.rasterizer), make_kernels(surface.kernels)
+    rasterizer = make_rasterizer(surface.rasterizer, surface.device)
+    kernels = make_kernels(surface.kernels, surface.device)
     log.info(
         "surface: %d vertices, rasteriser %s, kernels %s; a new machine compiles now",
         surface.vertices, rasterizer.name, kernels.name,
@@ -165,4 +170,18 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
     start = time.perf_counter()
     rehearse(settings, rasterizer, kernels)
     log.info("surface: ready after %.1f s", time.perf_counter() - start)
-    return Reconstructor(calibration, engine, SurfaceTracker(settings, rasterizer, kernels))
+    return Reconstructor(calibration, sight, SurfaceTracker(settings, rasterizer, kernels))
+
+
+def make_sight(calibration: Calibration, engine: NormalEngine, windows: str) -> Sight:
+    """What cuts the windows: ``normals.windows`` of a rig. Raises HeadstreamError when it cannot run here."""
+    if windows == "cpu":
+        return HostSight(calibration, engine)
+    from fusion_server.sight.device import DeviceSight
+    from models.engines.static import StaticEngine
+
+    assert isinstance(engine, StaticEngine)
+    try:
+        return DeviceSight(calibration, engine)
+    except HeadstreamError as error:
+        raise HeadstreamError(f"normals.windows: 'cuda' cannot run here: {error}; 'cpu' can") from error

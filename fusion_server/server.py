@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +12,12 @@ import cv2
 import numpy as np
 
 from fusion_server.colour import Photo
-from fusion_server.decode import Decoder
+from fusion_server.decode import make_decoder
 from fusion_server.pipeline import Pipeline, Result
 from fusion_server.preview import Preview
 from fusion_server.reconstruct import make_reconstructor
 from fusion_server.recorder import Recorder
+from fusion_server.surface import View
 from fusion_server.synchronize import FrameSet
 from protocol.rig import NormalsConfig, Rig
 
@@ -39,7 +41,8 @@ class Server(Recorder):
         # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
         super().__init__(rig)
         reconstructor = make_reconstructor(self.calibration, shared(rig.normals), rig.surface)
-        self.pipeline = Pipeline(self.calibration, reconstructor, Decoder(threads=2))
+        decoder = make_decoder(rig.normals.decode, 2, reconstructor.sight)
+        self.pipeline = Pipeline(self.calibration, reconstructor, decoder)
         self.pipeline.observe(self._on_result, self._keep_fault, self._on_images)
         self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None
         self._thumbnails_at = 0.0
@@ -86,10 +89,9 @@ class Server(Recorder):
             if self._take is not None:
                 self._take.result(result)
         if self.preview:
-            photos = [Photo(view.image_camera, view.image) for view in result.observation.views]
-            self.preview.update_mesh(result.surface.vertices, result.surface.faces, photos)
+            self.preview.update_mesh(result.surface.vertices, result.surface.faces, _Photos(result.observation.views))
 
-    def _on_images(self, images: dict[str, np.ndarray]) -> None:
+    def _on_images(self, images: dict[str, Any]) -> None:
         if self.preview is None or time.monotonic() - self._thumbnails_at < THUMBNAIL_PERIOD:
             return
         self._thumbnails_at = time.monotonic()
@@ -102,6 +104,22 @@ class Server(Recorder):
             self.stop_recording()
 
 
-def _thumbnail(image: np.ndarray) -> np.ndarray:
+class _Photos(Sequence[Photo]):
+    """What the views saw; a picture that is on a GPU comes from there when it is looked at."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self._views = views
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, index: Any) -> Any:
+        view = self._views[index]
+        return Photo(view.image_camera, view.image)
+
+
+def _thumbnail(image: Any) -> np.ndarray:
+    if not isinstance(image, np.ndarray):
+        image = image.cpu().numpy()  # of a decoder that leaves pictures on the GPU
     scale = THUMBNAIL / max(image.shape[:2])
     return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -56,20 +56,25 @@ def cropped(camera: Camera, x0: float, y0: float, side: float, size: int) -> Cam
     return replace(camera, K=K, width=size, height=size)
 
 
-def crop_image(image: np.ndarray, x0: float, y0: float, side: float, size: int) -> np.ndarray:
-    """The window of ``cropped`` out of a picture; outside the picture it is black. Area-filtered when shrinking."""
+def crop_plan(x0: float, y0: float, side: float, size: int) -> tuple[float, np.ndarray]:
+    """How ``crop_image`` makes a window's picture: by how much the whole picture is shrunk first (by area averages; 1:
+    not at all), and where the window's pixels lie in what that leaves (bilinear there).  # 2,3"""
     scale = size / side
-    if scale < 0.75:  # remap has no prefilter, so shrink by whole area averages first
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        kept_x, kept_y = scale, scale
-    else:
-        kept_x = kept_y = 1.0
+    shrink = scale if scale < 0.75 else 1.0  # bilinear sampling has no prefilter
     back = np.array(
         [
-            [kept_x / scale, 0.0, (x0 + 0.5 / scale) * kept_x - 0.5],
-            [0.0, kept_y / scale, (y0 + 0.5 / scale) * kept_y - 0.5],
+            [shrink / scale, 0.0, (x0 + 0.5 / scale) * shrink - 0.5],
+            [0.0, shrink / scale, (y0 + 0.5 / scale) * shrink - 0.5],
         ]
     )
+    return shrink, back
+
+
+def crop_image(image: np.ndarray, x0: float, y0: float, side: float, size: int) -> np.ndarray:
+    """The window of ``cropped`` out of a picture; outside the picture it is black. Area-filtered when shrinking."""
+    shrink, back = crop_plan(x0, y0, side, size)
+    if shrink < 1:
+        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, back, (size, size), flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
 

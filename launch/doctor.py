@@ -204,7 +204,7 @@ def _surface(rig: Rig) -> Iterator[Finding]:
         if name == "cpu":
             continue
         try:
-            make(name)
+            make(name, rig.surface.device)
         except HeadstreamError as error:
             yield Finding(key, "bad", str(error), f'{key} = "cpu" needs neither a GPU nor nvcc')
         else:

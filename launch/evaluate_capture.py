@@ -8,8 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fusion_server.decode import Decoder
+from fusion_server.decode import TurboDecoder
 from fusion_server.reconstruct import Observation, Reconstructor
+from fusion_server.sight import HostSight
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from geometry.mesh import read_ply
 from geometry.rasterize import make_rasterizer
@@ -38,7 +39,7 @@ def evaluate_capture(
     if frames is not None and frames < len(chosen):
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, frames).astype(int)]
     engine = choice.make(len(calibration.cameras))
-    decoder, tally = Decoder(threads=2), Tally()
+    decoder, tally = TurboDecoder(threads=2), Tally()
     tracker = SurfaceTracker(SurfaceSettings(uv=False), make_rasterizer("cpu"))
     for done, frame in enumerate(chosen):
         step("evaluate", done, len(chosen))
@@ -46,7 +47,7 @@ def evaluate_capture(
         images, faults = decoder.decode(jpegs, calibration)
         if faults:
             raise HeadstreamError(f"{capture.root}: frame {frame}: {'; '.join(faults.values())}")
-        observation = Reconstructor(calibration, engine, tracker).observe(images)
+        observation = Reconstructor(calibration, HostSight(calibration, engine), tracker).observe(images)
         tally.add(Measures.of(_known(capture, frame, observation), observation.prediction))
     step("evaluate", len(chosen), len(chosen))
     return {"engine": engine.describe(), "capture": str(capture.root), "frames": len(chosen)} | tally.row()

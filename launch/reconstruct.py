@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_server.decode import Decoder
+from fusion_server.decode import Decoder, make_decoder
 from fusion_server.reconstruct import Observation, Reconstructor, make_reconstructor
 from fusion_server.smooth import REACH, smoothed
 from fusion_server.surface import SurfaceFrame
@@ -137,7 +137,7 @@ def _make(job: Job, checkpoint: Checkpoint, progress: Callable[[str], None]) -> 
     reconstructor = make_reconstructor(job.calibration, job.normals, job.surface)
     if checkpoint.state is not None:
         reconstructor.restore(checkpoint.state)
-    decoder = Decoder(threads=2)
+    decoder = make_decoder(job.normals.decode, 2, reconstructor.sight)
     try:
         for frame in rest:
             entry, line = _frame(job, frame, reconstructor, decoder)

@@ -33,6 +33,7 @@ from protocol.timecode import TimecodeError, timecode_rate
 _SECTIONS = ("server", "metrics", "sync", "wire", "spool", "normals", "surface")
 _PATHS = {"server": "takes", "wire": "keys", "spool": "folder"}  # by section
 _HOST = re.compile(r"[A-Za-z0-9.:_-]+")
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,2})?")
 _HOST_MUST = "must be an address or a host's name, without port"
 
 
@@ -137,6 +138,9 @@ class NormalsConfig:
 
     engine: str = "openvino"
     fallback: str = ""  # the engine to take where the machine cannot run ``engine``; empty: none, it is an error
+    device: str = ""  # "cuda", "cuda:1" or "cpu"; empty: the engine's usual one
+    windows: str = chosen("cpu", "cpu", "cuda")  # what pictures are undistorted and cut on; cuda: the engine's GPU
+    decode: str = chosen("turbojpeg", "turbojpeg", "nvjpeg")  # nvjpeg: on that GPU
     weights: str = ""  # path of a weights file; empty: those shipped
     size: int = limited(0, 0, 2048)  # pixels; 0: 256, or 192 on a CPU that does not compute in bf16
     precision: str = chosen("", "", "f16", "bf16", "f32")  # empty: the engine's usual one
@@ -149,6 +153,7 @@ class SurfaceConfig:
 
     rasterizer: str = "cpu"
     kernels: str = "cpu"  # what the mesh is solved on
+    device: str = "cuda"  # the GPU of both, where they are on one: "cuda", "cuda:1"; "cpu" emulates it, for tests
     vertices: int = limited(10_000, 100, 1_000_000)
     size: int = limited(256, 64, 2048)
     iterations: int = limited(2, 1, 100)
@@ -407,6 +412,7 @@ def _check_whole(rig: Rig, where: str) -> None:
     if wire.max_frame_mb > wire.queue_mb:
         most = f"must be at least max_frame_mb, {wire.max_frame_mb:g}"
         raise RigError(f"{where}: wire.queue_mb: {wire.queue_mb:g}; {most}")
+    _check_devices(rig.normals, rig.surface, where)
     if sync.min_cameras > len(rig.cameras):
         raise RigError(f"{where}: sync.min_cameras: {sync.min_cameras}; the rig has {len(rig.cameras)} cameras")
     if rig.metrics.node_port + len(rig.nodes) - 1 > 65_535:
@@ -420,6 +426,21 @@ def _check_whole(rig: Rig, where: str) -> None:
     if sync.mode == "time" and sync.tolerance_ms >= 500 / rig.fps:
         most = f"must be under half the frame interval, {500 / rig.fps:.3g} ms at {rig.fps:g} fps"
         raise RigError(f"{where}: sync.tolerance_ms: {sync.tolerance_ms:g}; {most}")
+
+
+def _check_devices(normals: NormalsConfig, surface: SurfaceConfig, where: str) -> None:
+    """Names of devices, and settings that need one. Whether it is there, who opens it says."""
+    for key, device in (("normals.device", normals.device or "cuda"), ("surface.device", surface.device)):
+        if not _DEVICE.fullmatch(device):
+            raise RigError(f"{where}: {key}: {shown(device)}; must be 'cuda', 'cuda:<number>' or 'cpu'")
+    if normals.decode == "nvjpeg" and normals.windows != "cuda":
+        raise RigError(
+            f"{where}: normals.decode: 'nvjpeg' leaves pictures on the GPU; say normals.windows = \"cuda\", too"
+        )
+    if surface.device != SurfaceConfig().device and {surface.rasterizer, surface.kernels} == {"cpu"}:
+        raise RigError(
+            f"{where}: surface.device: {shown(surface.device)}; neither surface.rasterizer nor surface.kernels uses it"
+        )
 
 
 def _top_values(rig: Rig) -> dict[str, Any]:

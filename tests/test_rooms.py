@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "launch": {"protocol", "geometry", "capture_nodes", "models", "fusion_server"},
 }
 NOT_IN_PROTOCOL = {"torch", "cv2"}
-OPTIONAL = {"tensorrt", "tensorrt_rtx", "pycuda", "nvdiffrast", "pypylon", "pxr", "ray", "anny"}
+OPTIONAL = {"tensorrt", "tensorrt_rtx", "pycuda", "nvdiffrast", "torchcodec", "pypylon", "pxr", "ray", "anny"}
 
 
 def imports(path: Path, module_level_only: bool) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 import numpy as np
 
@@ -34,6 +35,17 @@ class View:
     image: np.ndarray
     image_camera: Camera
     valid: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the normal map."""
+        height, width, _ = self.normal.shape
+        return height, width
+
+    @property
+    def checksum(self) -> int:
+        """Another number when the picture is another."""
+        return crc32(np.ascontiguousarray(self.image))
 
 
 @dataclass(frozen=True)

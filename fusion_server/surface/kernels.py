@@ -6,13 +6,16 @@ to that object and goes with it. Contract tests hold every implementation to the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fusion_server.surface.base import View
 from fusion_server.surface.contour import ContourRows, contour_rows
 from fusion_server.surface.fuse import Fused, fuse_normals
-from fusion_server.surface.photometric import Pictures, Positions, photometric_positions
+from fusion_server.surface.maps import every_second, stacked
+from fusion_server.surface.photometric import Pictures, Positions, photometric_positions, pictures
 from fusion_server.surface.rigid_rows import rigid_rows
 from fusion_server.surface.silhouette import overlap
 from fusion_server.surface.solve import Shape, System, Topology
@@ -29,6 +32,18 @@ class SurfaceKernels(Protocol):
     """An implementation of a frame's heavy steps. For one thread at a time."""
 
     name: str
+
+    def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[Any, Any]:
+        """The views' normals and trust where these kernels read them, inside (V, H, W) the masks (``maps.stacked``)."""
+        ...
+
+    def every_second(self, maps: Any) -> Any:
+        """Such maps with half the pixels each way."""
+        ...
+
+    def pictures(self, views: Sequence[View], middle: np.ndarray) -> Pictures:
+        """The views' pictures where these kernels read them (``photometric.pictures``)."""
+        ...
 
     def fuse_normals(self, shape: Shape, raster: Raster, observation: Observation) -> Fused:
         """The observed normals on the faces that are seen (``fuse.fuse_normals``)."""
@@ -76,6 +91,18 @@ class CpuKernels:
     """numba, on all cores."""
 
     name = "cpu"
+
+    def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See ``SurfaceKernels``."""
+        return stacked(views, inside)
+
+    def every_second(self, maps: np.ndarray) -> np.ndarray:
+        """See ``SurfaceKernels``."""
+        return every_second(maps)
+
+    def pictures(self, views: Sequence[View], middle: np.ndarray) -> Pictures:
+        """See ``SurfaceKernels``."""
+        return pictures(views, middle)
 
     def fuse_normals(self, shape: Shape, raster: Raster, observation: Observation) -> Fused:
         """See ``SurfaceKernels``."""
@@ -128,15 +155,16 @@ class CpuKernels:
 CPU = CpuKernels()
 
 
-def make_kernels(name: str) -> SurfaceKernels:
-    """The implementation that a rig file names. Raises HeadstreamError when there is none, or it cannot run here."""
+def make_kernels(name: str, device: str = "cuda") -> SurfaceKernels:
+    """The implementation that a rig file names; device: the GPU of one that runs on one ("cuda:1"). Raises
+    HeadstreamError when there is none, or it cannot run here."""
     if name == "cpu":
         return CPU
     if name == "cuda":
         from fusion_server.surface.cuda import CudaKernels
 
         try:
-            return CudaKernels()
+            return CudaKernels(device)
         except HeadstreamError as error:
             raise HeadstreamError(f"surface.kernels: {name!r} cannot run here: {error}; 'cpu' can") from error
     raise HeadstreamError(f"surface.kernels: {name!r}; must be {' or '.join(map(repr, NAMES))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from fusion_server.surface.base import Rig, SurfaceError, View
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.kernels import CPU, SurfaceKernels
-from fusion_server.surface.photometric import Pictures, pictures
+from fusion_server.surface.photometric import Pictures
 from fusion_server.surface.silhouette import Silhouettes, silhouettes
 from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Raster, Rasterizer
@@ -26,8 +27,8 @@ class Observation:
     cameras: tuple[Camera, ...]
     rig: Rig
     intrinsics: np.ndarray  # V,4 fx fy cx cy
-    normal: np.ndarray  # V,H,W,3 float32
-    trust: np.ndarray  # V,H,W float32, mean 1 over the masks
+    normal: Any  # V,H,W,3 float32, an array or where the kernels want it
+    trust: Any  # V,H,W float32, mean 1 over the masks, the same
     outlines: Silhouettes
     pictures: Pictures | None
     middle: np.ndarray  # 3, roughly where the subject is
@@ -49,8 +50,8 @@ class Observation:
             cameras,
             Rig.of(cameras),
             self.intrinsics / 2,
-            np.ascontiguousarray(self.normal[:, ::2, ::2]),
-            np.ascontiguousarray(self.trust[:, ::2, ::2]),
+            self.kernels.every_second(self.normal),
+            self.kernels.every_second(self.trust),
             outlines,
             None,
             self.middle,
@@ -80,7 +81,7 @@ def observe(views: Sequence[View], photometric: bool, kernels: SurfaceKernels = 
     """
     if not views:
         raise SurfaceError("no views: a surface needs at least two")
-    shapes = {view.mask.shape for view in views} | {view.normal.shape[:2] for view in views}
+    shapes = {view.mask.shape for view in views} | {view.shape for view in views}
     if len(shapes) != 1:
         raise SurfaceError(f"the views' maps differ in size ({', '.join(f'{h}x{w}' for h, w in sorted(shapes))})")
     outlines = silhouettes(views)
@@ -90,17 +91,13 @@ def observe(views: Sequence[View], photometric: bool, kernels: SurfaceKernels = 
     rig = Rig.of(cameras)
     middle = _middle(cameras, outlines)
     K = np.stack([camera.K for camera in cameras])
-    trust = np.stack([view.confidence for view in views]).astype(np.float32)
-    mean = float(trust[outlines.inside].mean()) if outlines.inside.any() else 0.0
-    trust = np.clip(trust / mean, 0, 4) if mean > 0 else np.ones_like(trust)
     return Observation(
         cameras,
         rig,
         np.stack([K[:, 0, 0], K[:, 1, 1], K[:, 0, 2], K[:, 1, 2]], 1),
-        np.stack([view.normal for view in views]).astype(np.float32, copy=False),
-        trust,
+        *kernels.maps(views, outlines.inside),
         outlines,
-        pictures(views, middle) if photometric else None,
+        kernels.pictures(views, middle) if photometric else None,
         middle,
         kernels=kernels,
     )

@@ -29,7 +29,7 @@ _PAIRS = np.maximum(_PAIRS, _PAIRS.T)
 GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller numbers keep more digits
 _VIEWS = 3  # of them compared per vertex
 FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
-_BLUR = 0.8  # pixels
+BLUR = 0.8  # pixels
 _FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
 _SPACING = 2.2  # pixels between samples, about
 FLAT = 1.0  # grey levels of contrast below which a patch has nothing to compare
@@ -53,8 +53,12 @@ class Pictures:
     def coarser(self) -> Pictures:
         """Half as many pixels each way, and a search twice as far."""
         grey = np.stack([cv2.pyrDown(picture) for picture in self.grey])
-        matrix = self.rig.matrix * np.array([0.5, 0.5, 1.0])[:, None]  # pyrDown keeps even pixels' centres
-        return Pictures(grey, replace(self.rig, matrix=matrix, focal=self.rig.focal / 2), 2 * self.footprint)
+        return Pictures(grey, self.halved_rig(), 2 * self.footprint)
+
+    def halved_rig(self) -> Rig:
+        """The cameras of ``coarser``: pyrDown keeps even pixels' centres."""
+        matrix = self.rig.matrix * np.array([0.5, 0.5, 1.0])[:, None]
+        return replace(self.rig, matrix=matrix, focal=self.rig.focal / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +103,15 @@ def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
     grey = np.zeros((len(views), height, width), np.float32)
     for n, view in enumerate(views):
         image = view.image if view.image.ndim == 2 else cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-        cv2.GaussianBlur(image.astype(np.float32), (0, 0), _BLUR, dst=grey[n, : image.shape[0], : image.shape[1]])
+        cv2.GaussianBlur(image.astype(np.float32), (0, 0), BLUR, dst=grey[n, : image.shape[0], : image.shape[1]])
+    return Pictures(grey, *pictures_rig(views, middle))
+
+
+def pictures_rig(views: Sequence[View], middle: np.ndarray) -> tuple[Rig, float]:
+    """The pictures' cameras, and metres a pixel where the subject is, middle (3,)."""
     rig = Rig.of([view.image_camera for view in views])
     away = np.linalg.norm(rig.center - middle, axis=1)
-    return Pictures(grey, rig, float(np.median(away / rig.focal)))
+    return rig, float(np.median(away / rig.focal))
 
 
 def photometric_positions(

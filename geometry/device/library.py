@@ -76,6 +76,11 @@ class Library:
         """Within it, torch and kernels work on this device's stream."""
         return nullcontext() if self.emulated else torch.cuda.stream(_stream(self.device))
 
+    @property
+    def own_stream(self) -> torch.cuda.Stream | None:
+        """That stream; the emulation has none."""
+        return None if self.emulated else _stream(self.device)
+
     def emulate_order(self, order: int) -> None:
         """Of the emulation: 0 one after the other, 1 from the last one, 2 four at once. No result may depend on it."""
         assert self.emulated

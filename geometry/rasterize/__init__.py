@@ -10,8 +10,9 @@ __all__ = ["NAMES", "Raster", "Rasterizer", "make_rasterizer"]
 NAMES = ("cpu", "cuda", "nvdiffrast")
 
 
-def make_rasterizer(name: str) -> Rasterizer:
-    """The engine that a rig file names. Raises HeadstreamError when there is none of that name, or it cannot run."""
+def make_rasterizer(name: str, device: str = "cuda") -> Rasterizer:
+    """The engine that a rig file names; device: the GPU of those that run on one ("cuda:1"). Raises
+    HeadstreamError when there is none of that name, or it cannot run."""
     if name == "cpu":
         from geometry.rasterize.cpu import CpuRasterizer
 
@@ -20,11 +21,11 @@ def make_rasterizer(name: str) -> Rasterizer:
         if name == "cuda":
             from geometry.rasterize.cuda import CudaRasterizer
 
-            return CudaRasterizer()
+            return CudaRasterizer(device)
         if name == "nvdiffrast":
             from geometry.rasterize.nvdiffrast import NvdiffrastRasterizer
 
-            return NvdiffrastRasterizer()
+            return NvdiffrastRasterizer(device)
     except HeadstreamError as error:
         raise HeadstreamError(f"surface.rasterizer: {name!r} cannot run here: {error}; 'cpu' can") from error
     raise HeadstreamError(f"surface.rasterizer: {name!r}; must be {' or '.join(map(repr, NAMES))}")

@@ -67,23 +67,34 @@ class NormalEngine(ABC):
         ValueError when shapes do not fit.
         """
         images = np.asarray(images)
-        count = len(images)
-        if images.dtype != np.uint8 or images.shape != (count, self.size, self.size, 3):
-            raise ValueError(f"pictures are {images.dtype} {images.shape}; must be uint8 V,{self.size},{self.size},3")
-        if not 1 <= count <= self.views or len(cameras) != count:
-            raise ValueError(
-                f"{count} pictures and {len(cameras)} cameras; this engine takes 1 to {self.views} of both"
-            )
+        count = self._check(images, cameras)
         inputs = self._camera_inputs(cameras)
         if count == self.views:
             return self._run(images, inputs)
         filled = np.arange(self.views) % count
-        whole = self._run(images[filled], type(inputs)(*(array[filled] for array in inputs)))
+        whole = self._run(images[filled], self._repeated(inputs, filled))
         return NormalPrediction(whole.normal[:count], whole.confidence[:count], whole.mask[:count])
+
+    def _check(self, images: Any, cameras: Sequence[Camera]) -> int:
+        """How many pictures, of an array or a tensor. Raises ValueError when shapes do not fit."""
+        count = len(images)
+        kind = str(images.dtype).removeprefix("torch.")
+        if kind != "uint8" or tuple(images.shape) != (count, self.size, self.size, 3):
+            raise ValueError(f"pictures are {kind} {tuple(images.shape)}; must be uint8 V,{self.size},{self.size},3")
+        if not 1 <= count <= self.views or len(cameras) != count:
+            raise ValueError(
+                f"{count} pictures and {len(cameras)} cameras; this engine takes 1 to {self.views} of both"
+            )
+        return count
 
     def _prepare_cameras(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> CameraInputs | PinholeInputs:
         """What ``_run`` is given of the cameras; every array has a row a view."""
         return camera_inputs(K, R, t, self.size, self.size)
+
+    @staticmethod
+    def _repeated(inputs: Any, filled: np.ndarray) -> Any:
+        """Camera inputs of views that stand in for those that are missing."""
+        return type(inputs)(*(array[filled] for array in inputs))
 
     def _camera_inputs(self, cameras: Sequence[Camera]) -> Any:
         """The cameras' part of the input, kept for rigs seen before: cameras rarely move between frames."""

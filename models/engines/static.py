@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.engines.base import NormalEngine, NormalPrediction
+from geometry.device import compute_device
+from models.engines.base import EngineUnavailable, NormalEngine, NormalPrediction
 from models.rays import PinholeInputs, pinhole_inputs
 from protocol.calibration import Camera
+from protocol.errors import HeadstreamError
 
 _WARM_UPS = 3  # libraries choose algorithms and allocate in the first runs, which a capture must not see
 _STAGES = ("upload", "network", "download")
@@ -52,6 +54,11 @@ class StaticNetwork:
             self._prepare(graph)
 
     @property
+    def device(self) -> torch.device:
+        """Where the buffers are."""
+        return self._device
+
+    @property
     def on_gpu(self) -> bool:
         """Whether there are streams and a graph."""
         return self._device.type == "cuda"
@@ -71,20 +78,22 @@ class StaticNetwork:
         """Whether a graph is replayed."""
         return self._graph is not None
 
-    def run(self, images: np.ndarray, cameras: PinholeInputs) -> tuple[Tensor, ...]:
+    def run(self, images: np.ndarray | Tensor, cameras: PinholeInputs) -> tuple[Tensor, ...]:
         """Enqueue one set: normal (V,S,S,3), confidence and mask (V,S,S) on the device, float32; the next overwrites.
 
-        Work that the caller puts on its current stream afterwards sees the result, and the next set waits for it; the
-        host waits for nothing but the last set's upload.
+        images: on the host, or on the device, made by what the caller put on its current stream. Work that the caller
+        puts there afterwards sees the result, and the next set waits for it; the host waits for nothing but the last
+        set's upload, and only where there is something to upload.
         """
         if not self.on_gpu:
             self._fill(images, cameras)
             self._outputs = tuple(self._step(*self._inputs))
             return tuple(output[0] for output in self._outputs)
-        self._events[1].synchronize()  # the staging buffers are free again
+        if not isinstance(images, Tensor) or cameras is not self._cameras:
+            self._events[1].synchronize()  # the staging buffers are free again
         caller = torch.cuda.current_stream(self._device)
         with self._entered(), torch.cuda.stream(self._stream):
-            self._stream.wait_stream(caller)  # its reads of the last result
+            self._stream.wait_stream(caller)  # its reads of the last result, and its pictures
             self._events[0].record(self._stream)
             self._fill(images, cameras)
             self._events[1].record(self._stream)
@@ -116,11 +125,14 @@ class StaticNetwork:
         pairs = zip(_STAGES, self._events, self._events[1:], strict=False)
         return {stage: before.elapsed_time(after) for stage, before, after in pairs}
 
-    def _fill(self, images: np.ndarray, cameras: PinholeInputs) -> None:
+    def _fill(self, images: np.ndarray | Tensor, cameras: PinholeInputs) -> None:
         """Into the device's buffers. Cameras only where they are others than the last; the device writes their rays."""
-        if images.__array_interface__["data"][0] != self.images.__array_interface__["data"][0]:
-            np.copyto(self.images, images)
-        self._upload(self._uploaded[0], self._staging[0])
+        if isinstance(images, Tensor):
+            self._inputs[0].copy_(images[None], non_blocking=True)
+        else:
+            if images.__array_interface__["data"][0] != self.images.__array_interface__["data"][0]:
+                np.copyto(self.images, images)
+            self._upload(self._uploaded[0], self._staging[0])
         if cameras is self._cameras:
             return
         for array, host, device in zip(cameras, self._staging[1:], self._uploaded[1:], strict=True):
@@ -161,6 +173,14 @@ class StaticNetwork:
         return contextlib.nullcontext()
 
 
+def engine_device(name: str) -> torch.device:
+    """The device that ``normals.device`` names. Raises EngineUnavailable where this machine has none such."""
+    try:
+        return compute_device(name)
+    except HeadstreamError as error:
+        raise EngineUnavailable(f"normals.device: {error}") from None
+
+
 def write_directions(inverse: Tensor, out: Tensor) -> None:
     """Unit viewing directions (1, V, H, W, 3) of pinhole cameras, given by inverse K (1, V, 3, 3), into ``out``."""
     height, width = out.shape[2:4]
@@ -180,13 +200,23 @@ class StaticEngine(NormalEngine):
         super().__init__(views, size)
         self._busy = threading.Lock()
 
-    def predict_on_device(self, images: np.ndarray, cameras: Sequence[Camera]) -> tuple[Tensor, ...]:
-        """Exactly ``views`` pictures to maps that stay on the device; see ``StaticNetwork.run``. Nothing is fetched."""
+    def predict_on_device(self, images: np.ndarray | Tensor, cameras: Sequence[Camera]) -> tuple[Tensor, ...]:
+        """As ``predict``, but maps stay on the device, and pictures may be there already: see ``StaticNetwork.run``.
+        Nothing is fetched."""
         if self._static is None:
             raise RuntimeError(f"{self.describe()}: keeps nothing on a device")
+        count = self._check(images, cameras)
         inputs = self._camera_inputs(cameras)
+        if count < self.views:
+            filled = np.arange(self.views) % count
+            images, inputs = images[filled], self._repeated(inputs, filled)
         with self._busy, torch.inference_mode():
-            return self._static.run(images, inputs)
+            return tuple(output[:count] for output in self._static.run(images, inputs))
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where maps and pictures may stay; None where the engine keeps nothing on a device."""
+        return None if self._static is None else self._static.device
 
     @property
     def image_buffer(self) -> np.ndarray | None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from models.engines.base import EngineUnavailable, check_precision
-from models.engines.static import StaticEngine, StaticNetwork
+from models.engines.static import StaticEngine, StaticNetwork, engine_device
 from models.engines.tensorrt_build import PRECISIONS, library, make_plans, message_log, plan_path, targets
 from models.export import INPUTS, OUTPUTS, example_inputs
 from models.weights import weights_digest, weights_path
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 
 class TensorRtEngine(StaticEngine):
-    """TensorRT on the current CUDA device; ``f16`` is the usual precision. A plan that is not there is built first."""
+    """TensorRT on a CUDA device ("cuda:1"; empty: the current one); ``f16`` is the usual precision. A plan that is not
+    there is built first."""
 
     name = "tensorrt"
 
@@ -42,21 +43,23 @@ class TensorRtEngine(StaticEngine):
         precision: str = "f16",
         threads: int = 0,
         *,
+        device: str = "",
         graph: bool = True,
     ) -> None:
         super().__init__(views, size)
         path = weights_path(weights)
         self.precision = check_precision(precision, PRECISIONS)
         trt = library()
-        driver, primary = _primary_context()
-        target, cross = device_target(trt, torch.cuda.get_device_capability(), torch.cuda.get_device_name())
+        driver, primary, place = _primary_context(device)
+        name = torch.cuda.get_device_name(place)
+        target, cross = device_target(trt, torch.cuda.get_device_capability(place), name)
         plan = self.location = plan_path(trt, path, views, size, self.precision, target)
         if not plan.exists():
             make_plans(trt, path, views, size, self.precision, [target], cross)
-        self._about = f"{trt.__name__} {trt.__version__} on {torch.cuda.get_device_name()}"
+        self._about = f"{trt.__name__} {trt.__version__} on {name} ({place})"
         self._weights = f"{path.name} {weights_digest(path)[:8]}"
-        with torch.inference_mode():
-            inputs = [tensor.cuda() for tensor in example_inputs(views, size)]
+        with torch.inference_mode(), torch.cuda.device(place):
+            inputs = [tensor.to(place) for tensor in example_inputs(views, size)]
             self._plan = _LoadedPlan(trt, plan, inputs)
             self._static = _PinnedNetwork(driver, primary, self._plan, inputs, graph)
         self._plan.keep_compiled()
@@ -71,7 +74,7 @@ def why_not() -> str:
     """Why this machine cannot run the engine, one line; empty where it can."""
     try:
         trt = library()
-        _primary_context()
+        _primary_context("")
         device_target(trt, torch.cuda.get_device_capability(), torch.cuda.get_device_name())
     except EngineUnavailable as error:
         return str(error)
@@ -93,17 +96,21 @@ def device_target(trt: ModuleType, capability: tuple[int, int], device: str) -> 
     return target, True
 
 
-def _primary_context() -> tuple[ModuleType, Any]:
-    """pycuda's driver and the context that torch uses. Raises EngineUnavailable without a GPU or without pycuda."""
+def _primary_context(device: str) -> tuple[ModuleType, Any, torch.device]:
+    """pycuda's driver, the context that torch uses on a device, and the device. Raises EngineUnavailable without a GPU
+    or without pycuda."""
     if not torch.cuda.is_available():
         raise EngineUnavailable("normals: the tensorrt engine needs a CUDA GPU, and torch sees none")
+    place = engine_device(device or "cuda")
+    if place.type != "cuda":
+        raise EngineUnavailable(f"normals.device: {device!r}; the tensorrt engine runs on a CUDA GPU")
     try:
         import pycuda.driver as driver
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise EngineUnavailable(f"normals: the tensorrt engine needs pycuda ({reason}); pip install pycuda") from None
     driver.init()
-    return driver, driver.Device(torch.cuda.current_device()).retain_primary_context()
+    return driver, driver.Device(place.index).retain_primary_context(), place
 
 
 class _LoadedPlan:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from models.engines.base import NormalPrediction, check_precision
-from models.engines.static import StaticEngine, StaticNetwork
+from models.engines.static import StaticEngine, StaticNetwork, engine_device
 from models.export import TYPES, Inference, example_inputs
 from models.weights import load_network, weights_digest, weights_path
 
@@ -21,7 +21,8 @@ from models.weights import load_network, weights_digest, weights_path
 class TorchEngine(StaticEngine):
     """PyTorch on CUDA or the CPU; ``bf16`` and ``f16`` are mixed precision, ``f32`` is exact.
 
-    static: run on fixed buffers, as CUDA always does. graph: replay a CUDA graph there.
+    device: "cuda", "cuda:1" or "cpu"; empty: CUDA where torch sees a GPU. static: run on fixed buffers, as CUDA always
+    does. graph: replay a CUDA graph there. Raises EngineUnavailable for a GPU that is not here.
     """
 
     name = "torch"
@@ -34,13 +35,14 @@ class TorchEngine(StaticEngine):
         precision: str = "bf16",
         threads: int = 0,
         *,
+        device: str = "",
         static: bool = False,
         graph: bool = True,
     ) -> None:
         super().__init__(views, size)
         path = weights_path(weights)
         self.precision = check_precision(precision, tuple(TYPES))
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = engine_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if threads > 0:
             torch.set_num_threads(threads)
         self._network = load_network(path)
@@ -57,7 +59,9 @@ class TorchEngine(StaticEngine):
     def describe(self) -> str:
         """One line for the log."""
         where = (
-            torch.cuda.get_device_name() if self._device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+            f"{torch.cuda.get_device_name(self._device)} ({self._device})"
+            if self._device.type == "cuda"
+            else f"{torch.get_num_threads()} CPU threads"
         )
         graph = ", CUDA graph" if self._static is not None and self._static.captured else ""
         how = f"{self.precision}{graph}, {self.views} x {self.size} px"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fusion_server.decode import Decoder
+from fusion_server.decode import TurboDecoder
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
 
@@ -36,7 +36,7 @@ def jpeg(rgb: np.ndarray) -> bytes:
 
 @pytest.fixture(params=[1, 3])
 def decoder(request):
-    made = Decoder(request.param)
+    made = TurboDecoder(request.param)
     yield made
     made.close()
 
@@ -99,7 +99,7 @@ def test_grey_jpegs_become_rgb(decoder):
 
 
 def test_several_threads_are_used():
-    decoder = Decoder(3)
+    decoder = TurboDecoder(3)
     try:
         before = threading.active_count()
         decoder.decode({f"cam{i}": jpeg(picture(i)) for i in range(4)}, CALIBRATION)
@@ -112,4 +112,4 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setattr("turbojpeg.find_library", lambda name: None)
     monkeypatch.setattr("turbojpeg.DEFAULT_LIB_PATHS", {"Linux": [], "Darwin": [], "Windows": [], "FreeBSD": []})
     with pytest.raises(HeadstreamError, match="apt-get install libturbojpeg0"):
-        Decoder()
+        TurboDecoder()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from node_threads import Nodes
 
-from fusion_server.decode import Decoder
+from fusion_server.decode import TurboDecoder
 from fusion_server.receive import Receiver
 from fusion_server.synchronize import FrameSet, Synchronizer
 from fusion_server.takes import TakeReader, TakeWriter
@@ -100,7 +100,7 @@ def test_sets_of_real_nodes_are_the_captures_frames_and_a_restart_is_survived(ri
     try:
         nodes.start("pc1")
         until(lambda: len(complete(server.sets)) >= 10, "ten complete sets")
-        decoder = Decoder(1)
+        decoder = TurboDecoder(1)
         for each in complete(server.sets)[:10]:
             images, faults = decoder.decode({name: frame.jpeg for name, frame in each.frames.items()}, calibration)
             assert faults == {}

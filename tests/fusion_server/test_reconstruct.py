@@ -12,6 +12,7 @@ from surface_scene import ring
 
 from fusion_server.reconstruct import Reconstructor
 from fusion_server.server import shared
+from fusion_server.sight import HostSight
 from models.engines.base import NormalEngine, NormalPrediction
 from protocol.calibration import Calibration
 from protocol.rig import NormalsConfig
@@ -44,7 +45,8 @@ class BrightEngine(NormalEngine):
 def rig():
     cameras = ring(2, WIDTH)
     engine = BrightEngine(len(cameras))
-    return Reconstructor(Calibration(cameras, {}, {}), engine, tracker=None), engine, cameras
+    calibration = Calibration(cameras, {}, {})
+    return Reconstructor(calibration, HostSight(calibration, engine), tracker=None), engine, cameras
 
 
 def bright_box(left: int, top: int, right: int, bottom: int) -> np.ndarray:

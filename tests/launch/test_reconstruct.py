@@ -41,6 +41,7 @@ class Drifting:
     """Vertices go on from the last ones, by what the picture shows."""
 
     made = 0
+    sight = SimpleNamespace(room=None)
 
     def __init__(self, *_):
         Drifting.made += 1

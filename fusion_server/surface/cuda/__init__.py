@@ -1,14 +1,15 @@
 """The heavy steps of a frame as CUDA kernels, each the twin of a numba one and compiled on first use.
 
 Each step takes arrays and gives arrays, as its twin does. What belongs to a frame (maps, pictures) and to a topology is
-copied to the device once; a raster of the CUDA rasteriser is used where it lies. Sums are formed in an order of their
-own, or as integers, so that a frame gives the same mesh each time; they differ from the CPU's by rounding.
+copied to the device once, or used where it lies (``handed``), as a raster of the CUDA rasteriser is. Sums are formed in
+an order of their own, or as integers, so that a frame gives the same mesh each time; they differ from the CPU's by
+rounding.
 Contract tests run the kernels' bodies in an emulation on the CPU; **they have not been executed on a GPU yet**.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,11 +18,15 @@ import numpy as np
 import torch
 
 from fusion_server.surface import contour, fuse, photometric, rigid_rows
+from fusion_server.surface.base import View
 from fusion_server.surface.contour import ContourRows
+from fusion_server.surface.cuda.handed import every_second as halved
+from fusion_server.surface.cuda.handed import handed_on, resident_pictures, trusted
 from fusion_server.surface.fuse import Fused
+from fusion_server.surface.maps import every_second, stacked
 from fusion_server.surface.photometric import Pictures, Positions
 from fusion_server.surface.solve import Shape, System, Topology
-from geometry.device import Library, Resident, compute_device
+from geometry.device import Lane, Library, Resident, compute_device
 from geometry.rasterize.base import Raster
 from geometry.rasterize.cuda import DeviceRaster
 
@@ -56,11 +61,33 @@ class CudaKernels:
         self._fuse, self._pictures, self._contour, self._pixels, self._solve = self._libraries = tuple(
             Library(_HERE / f"{name}.cu", place) for name in ("fuse", "photometric", "contour", "pixels", "solve")
         )
+        self._lane = Lane(place, self._fuse.own_stream)
         self._maps, self._topologies, self._shapes, self._grey = Resident(), Resident(), Resident(), Resident()
         self.name = "cuda emulated on the CPU" if self._fuse.emulated else str(place)
 
     def __reduce__(self) -> tuple[type[CudaKernels], tuple[str]]:
         return CudaKernels, (self._named,)  # a checkpoint holds no loaded library
+
+    @_on_stream
+    def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[Any, Any]:
+        """See ``maps.stacked``: tensors, where the views' are on a device; else arrays, to be copied once."""
+        there = handed_on(views, self._lane)
+        if there is None:
+            return stacked(views, inside)
+        return there["normal"], trusted(there["confidence"], self._fuse.up(inside))
+
+    @_on_stream
+    def every_second(self, maps: Any) -> Any:
+        """See ``maps.every_second``."""
+        return every_second(maps) if isinstance(maps, np.ndarray) else halved(maps)
+
+    @_on_stream
+    def pictures(self, views: Sequence[View], middle: np.ndarray) -> Pictures:
+        """See ``photometric.pictures``: a tensor, where the views' are on a device."""
+        there = handed_on(views, self._lane)
+        if there is None:
+            return photometric.pictures(views, middle)
+        return resident_pictures(there["fine"], views, middle, self._lane)
 
     @_on_stream
     def fuse_normals(self, shape: Shape, raster: Raster, observation: Observation) -> Fused:
@@ -99,7 +126,7 @@ class CudaKernels:
         grey, matrix, center = self._grey.of(
             pictures,
             lambda: tuple(
-                lib.up(a, kind)
+                self._there(a, kind)
                 for a, kind in (
                     (pictures.grey, np.float32), (pictures.rig.matrix, np.float64), (pictures.rig.center, np.float64)
                 )
@@ -232,9 +259,13 @@ class CudaKernels:
             return raster.tensors[which]
         return self._fuse.up((raster.face, raster.bary, raster.depth)[which])
 
+    def _there(self, array: Any, kind: Any) -> torch.Tensor:
+        """An array on the device, of a numpy dtype; what is a tensor is there already."""
+        return self._fuse.up(array, kind) if isinstance(array, np.ndarray) else array
+
     def _of(self, observation: Observation) -> dict[str, torch.Tensor]:
         """An observation's cameras and maps."""
-        o, up = observation, self._fuse.up
+        o, up = observation, self._there
 
         def make() -> dict[str, torch.Tensor]:
             whole = {"inside": o.outlines.inside, "blind": o.outlines.blind}

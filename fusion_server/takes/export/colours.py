@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusion_server.colour import Photo, encoded, vertex_colours
-from fusion_server.decode import Decoder
+from fusion_server.decode import TurboDecoder
 from fusion_server.takes.layout import TakeMesh
 from fusion_server.takes.reader import TakeReader
 from geometry.cameras import undistort, without_distortion
@@ -30,7 +30,7 @@ class Pictures:
 
     def __init__(self, take: TakeReader):
         self._take = take
-        self._decoder = Decoder()
+        self._decoder = TurboDecoder()
         self._rasterizer = CpuRasterizer()
 
     def of(self, mesh: TakeMesh) -> list[Photo]:
