@@ -2,7 +2,8 @@
 
 nvJPEG comes through TorchCodec, which PyTorch's people keep and to which torchvision's decoder has moved. Which of the
 two decoders is the quicker one is for ``benchmarks/gpu/run.sh`` to say on the machine that is meant.
-**It has never been executed on a GPU**: tests run this file with TorchCodec's CPU decoder, where that is installed.
+**It has never been executed, on a GPU or with TorchCodec** (whose wheel for Linux wants CUDA's libraries): tests run
+this file with a stand-in for its one function.
 
 nvJPEG is not as strict as ours: a JPEG without its end is refused here before it is asked, but what it makes of data
 damaged in between is not known.

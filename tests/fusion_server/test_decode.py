@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
+import turbojpeg
 
-from fusion_server.decode import TurboDecoder
+from fusion_server.decode import TurboDecoder, strict_turbojpeg
+from fusion_server.decode_nvjpeg import NvjpegDecoder
+from geometry.device import Lane
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
 
@@ -34,9 +40,42 @@ def jpeg(rgb: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
-@pytest.fixture(params=[1, 3])
-def decoder(request):
-    made = TurboDecoder(request.param)
+class OnHost:
+    """A decoder of tensors, as one of arrays."""
+
+    def __init__(self, decoder):
+        self.decoder, self.close = decoder, decoder.close
+
+    def decode(self, jpegs, calibration):
+        images, faults = self.decoder.decode(jpegs, calibration)
+        return {name: image.numpy() for name, image in images.items()}, faults
+
+
+def stand_in(sources, *, mode, device):
+    """TorchCodec's ``decode_jpeg`` by its documentation: a batch is planes on the device, or an error for all of it."""
+    assert mode == "RGB" and all(source.dtype == torch.uint8 and source.dim() == 1 for source in sources)
+    turbo = strict_turbojpeg()
+    try:
+        pictures = [turbo.decode(source.numpy().tobytes(), turbojpeg.TJPF_RGB) for source in sources]
+    except OSError as error:
+        raise RuntimeError(str(error)) from None
+    return [torch.from_numpy(picture).permute(2, 0, 1).contiguous().to(device) for picture in pictures]
+
+
+@pytest.fixture
+def torchcodec(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(decode_jpeg=stand_in))
+
+
+@pytest.fixture(params=["one thread", "three threads", "with room", "nvjpeg, stood in for"])
+def decoder(request, torchcodec):
+    if request.param.startswith("nvjpeg"):
+        made = OnHost(NvjpegDecoder(Lane(torch.device("cpu"))))
+    elif request.param == "with room":
+        made = TurboDecoder(2, lambda: {c.name: np.full((HEIGHT, WIDTH, 3), 7, np.uint8) for c in CALIBRATION.cameras})
+    else:
+        made = TurboDecoder(1 if request.param == "one thread" else 3)
     yield made
     made.close()
 
@@ -73,7 +112,8 @@ def test_padding_before_the_end_is_no_fault(decoder):
     whole = jpeg(picture())
     padded = whole[:-2] + bytes(64) + whole[-2:] + bytes(100)
     images, faults = decoder.decode({"cam0": padded}, CALIBRATION)
-    assert faults == {} and np.array_equal(images["cam0"], decoder.decode({"cam0": whole}, CALIBRATION)[0]["cam0"])
+    kept = images["cam0"].copy()
+    assert faults == {} and np.array_equal(kept, decoder.decode({"cam0": whole}, CALIBRATION)[0]["cam0"])
 
 
 def test_another_size_than_the_calibrations_is_a_fault_with_both(decoder):
@@ -96,6 +136,20 @@ def test_grey_jpegs_become_rgb(decoder):
     images, faults = decoder.decode({"cam0": grey}, CALIBRATION)
     assert faults == {} and images["cam0"].shape == (HEIGHT, WIDTH, 3)
     assert np.array_equal(images["cam0"][..., 0], images["cam0"][..., 2])
+
+
+def test_pictures_are_written_into_the_room_that_is_given():
+    room = {c.name: np.zeros((HEIGHT, WIDTH, 3), np.uint8) for c in CALIBRATION.cameras}
+    decoder = TurboDecoder(1, lambda: room)
+    images, _ = decoder.decode({"cam2": jpeg(picture(2)), "cam0": jpeg(picture(0))}, CALIBRATION)
+    assert images["cam2"] is room["cam2"] and images["cam0"] is room["cam0"]
+    assert np.abs(images["cam2"].astype(int) - picture(2)).mean() < 2 and not room["cam1"].any()
+
+
+def test_without_torchcodec_nvjpeg_is_one_line_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(HeadstreamError, match=r"'nvjpeg' needs torchcodec .*; pip install 'headstream\[nvjpeg\]'$"):
+        NvjpegDecoder(Lane(torch.device("cpu")))
 
 
 def test_several_threads_are_used():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_doubles import ball, ring, tiny_network
 
-from models.engines import ENGINES, make_engine, usual_size, why_not
+from models.engines import ENGINES, EngineUnavailable, make_engine, usual_size, why_not
 from models.engines.parity import parity
 from models.engines.torch import TorchEngine
 from models.evaluation import normal_errors
@@ -269,3 +269,30 @@ def test_without_a_size_an_engine_takes_the_usual_one(name, weights):
     if why_not(name):
         pytest.skip(why_not(name))
     assert make_engine(name, weights=weights, views=1, size=0).size == usual_size(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_here_is_refused_or_another_engine_takes_its_place(weights, caplog):
+    settings = {"weights": weights, "views": 2, "size": 64, "threads": 1, "device": "cuda:1"}
+    with pytest.raises(EngineUnavailable, match=r"^normals.device: device 'cuda:1': .* sees no CUDA GPU here$"):
+        make_engine("torch", **settings)
+    engine = make_engine("torch", **settings, fallback="openvino")
+    assert engine.name == "openvino" and "cuda:1" in caplog.text and "openvino takes its place" in caplog.text
+
+
+def test_a_device_that_an_engine_has_nothing_on_is_one_clear_line(weights):
+    with pytest.raises(HeadstreamError, match=r"^normals.device: 'cuda:0': the openvino engine runs on the CPU"):
+        make_engine("openvino", weights=weights, views=2, size=64, device="cuda:0")
+    assert make_engine("openvino", weights=weights, views=2, size=64, threads=1, device="cpu").name == "openvino"
+
+
+def test_an_engine_that_keeps_maps_has_fixed_buffers_on_any_device(weights, scene):
+    kept = make_engine("torch", weights=weights, views=VIEWS, size=SIZE, precision="f32", device="cpu", resident=True)
+    assert kept.device == torch.device("cpu")
+    images, cameras = scene
+    expected = kept.predict(images[:3], cameras[:3])
+    there = kept.predict_on_device(torch.from_numpy(images[:3]), cameras[:3])  # pictures that are there already
+    for one, other in zip(there, vars(expected).values(), strict=True):
+        np.testing.assert_array_equal(one.numpy(), other)
+    with pytest.raises(ValueError, match=r"pictures are float32 .*; must be uint8"):
+        kept.predict_on_device(torch.from_numpy(images).float(), cameras)

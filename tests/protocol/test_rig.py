@@ -122,6 +122,12 @@ def test_a_saved_rig_leaves_defaults_out(tmp_path):
         (rig_with(fps=12.5, sync={"timecode": "utc"}), "sync.timecode: 12.5 frames a second have no timecode; whole"),
         (rig_with(sync={"alarm_ms": -1}), "sync.alarm_ms: -1; must be a number from 0 to 1000"),
         (rig_with(sync={"min_cameras": 3}), "sync.min_cameras: 3; the rig has 2 cameras"),
+        (rig_with(normals={"device": "gpu0"}), "normals.device: 'gpu0'; must be 'cuda', 'cuda:<number>' or 'cpu'"),
+        (rig_with(normals={"windows": "gpu"}), "normals.windows: 'gpu'; must be 'cpu' or 'cuda'"),
+        (rig_with(normals={"decode": "opencv"}), "normals.decode: 'opencv'; must be 'turbojpeg' or 'nvjpeg'"),
+        (rig_with(normals={"decode": "nvjpeg"}), "normals.decode: 'nvjpeg' leaves pictures on the GPU; say normals.wi"),
+        (rig_with(surface={"device": "", "kernels": "cuda"}), "surface.device: ''; must be 'cuda', 'cuda:<number>' or"),
+        (rig_with(surface={"device": "cuda:1"}), "surface.device: 'cuda:1'; neither surface.rasterizer nor surface.k"),
         (rig_with(node={}), "node: must be [[node]] tables with name and host"),
         (rig_with(node=[{"name": "pc1"}]), "node[0].host: missing; must be text"),
         (rig_with(node=[{**PC, "prt": 22}]), "node[0].prt: unknown key; did you mean 'port'?; known are name, host, "),
@@ -201,3 +207,16 @@ def test_a_table_of_ones_own():
     assert isinstance(table.rate, float)
     with pytest.raises(RigError, match=r"^file: x.rate: 4; must be a number from 1 to 3$"):
         parse_table(Options, {"path": "a", "rate": 4}, "file", "x", RigError)
+
+
+def test_normals_and_surface_on_a_gpu_each(tmp_path):
+    normals = {"engine": "torch", "device": "cuda:0", "windows": "cuda", "decode": "nvjpeg"}
+    surface = {"rasterizer": "cuda", "kernels": "cuda", "device": "cuda:1"}
+    rig = parse_rig(rig_with(normals=normals, surface=surface), "rig.toml", tmp_path)
+    assert (rig.normals.device, rig.surface.device) == ("cuda:0", "cuda:1")
+    assert (rig.normals.windows, rig.normals.decode) == ("cuda", "nvjpeg")
+    save_rig(rig, tmp_path / "rig.toml")
+    assert load_rig(tmp_path / "rig.toml") == rig
+    plain = parse_rig(rig_with(), "rig.toml", tmp_path)
+    assert (plain.normals.device, plain.normals.windows, plain.normals.decode) == ("", "cpu", "turbojpeg")
+    assert plain.surface.device == "cuda"
