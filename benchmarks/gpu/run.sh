@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # One command on a machine with a CUDA GPU, torch and no network: contract tests of the engines, then timings.
 # Prints a table and writes its numbers to $OUT (default: the current folder). What Python lacks there is brought by
-# pack.sh, or must be there: numpy, opencv, numba, safetensors, platformdirs, msgpack, pytest.
-# TINY=1 goes through all of it on a CPU in a minute.
+# pack.sh, or must be there: numpy, opencv, numba, scipy, scikit-image, safetensors, platformdirs, msgpack, pytest.
+# TINY=1 goes through all of it on a CPU in some minutes.
 set -euo pipefail
 source "$(dirname "$0")/prepare.sh"
 
@@ -34,3 +34,4 @@ if [ -n "$full" ]; then
     normals normals-full --engine torch --precision bf16 --weights "$full"
 fi
 bash benchmarks/gpu/surface.sh
+bash benchmarks/gpu/pipeline.sh

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class DeviceSight:
         self.size, self.fine = engine.size, fine_size(engine.size)
         self._kernels = Library(Path(__file__).with_name("cut.cu"), device)
         self.name = "kernels emulated on the CPU" if self._kernels.emulated else f"kernels on {device}"
-        self.staging = Staging(cameras, device)
+        self._raw = cameras
         self._lane = Lane(device)
         self.upload = Lane(device)  # what pictures come by
         self._lenses = {name: self._lens(camera) for name, camera in cameras.items()}
@@ -103,6 +104,11 @@ class DeviceSight:
         """Where everything stays."""
         return self._kernels.device
 
+    @cached_property
+    def staging(self) -> Staging:
+        """Where pictures that come from the host wait; a decoder on the device needs none."""
+        return Staging(self._raw, self.device)
+
     def room(self) -> dict[str, np.ndarray]:
         """See ``Staging.room``."""
         return self.staging.room()
@@ -110,16 +116,15 @@ class DeviceSight:
     def take(self, images: Mapping[str, np.ndarray | Tensor]) -> _Taken:
         """Start the copies of a set's pictures. Those that were decoded into ``staging`` are not copied on the host;
         those that are on the device already not at all."""
-        laps, turn = Laps(), self.staging.turn
+        laps, turn = Laps(), None
         begin = self.upload.mark()
         pictures: dict[str, Tensor] = {}
-        ours = False
         with self.upload.entered():
             for name, image in images.items():
                 if isinstance(image, Tensor):
                     pictures[name] = image
                     continue
-                ours = True
+                turn = self.staging.turn
                 host = turn.host[name]
                 if image.__array_interface__["data"][0] != host.data_ptr():
                     if turn.free is not None:
@@ -129,7 +134,7 @@ class DeviceSight:
                 pictures[name].copy_(host, non_blocking=True)
         there = self.upload.mark()
         laps.add("upload", begin, there)
-        return _Taken(pictures, there, laps, turn if ours else None)
+        return _Taken(pictures, there, laps, turn)
 
     @torch.inference_mode()
     def look(self, taken: _Taken, windows: Mapping[str, Window]) -> ResidentSeen:
