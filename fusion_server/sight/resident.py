@@ -80,6 +80,11 @@ class ResidentView(View):
         return self.camera.height, self.camera.width
 
     @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """See ``View``."""
+        return self.image_camera.height, self.image_camera.width, 3
+
+    @property
     def checksum(self) -> int:
         """See ``View``."""
         return int(self.handed.host("checksum")[self.index])

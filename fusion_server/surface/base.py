@@ -43,6 +43,11 @@ class View:
         return height, width
 
     @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """Of ``image``."""
+        return self.image.shape
+
+    @property
     def checksum(self) -> int:
         """Another number when the picture is another."""
         return crc32(np.ascontiguousarray(self.image))

@@ -166,8 +166,8 @@ def test_what_nobody_asks_for_is_not_fetched():
     cameras = [camera("a", LENSES["straight"])]
     _, there = both(cameras, "cpu")
     seen = there.look(there.take(noise(cameras)), {"a": Window(40, 20, 200)})
-    (view,) = seen.views(seen.cameras, [None])
-    assert view.shape == (SIZE, SIZE) and not seen.handed._arrays
+    (view,) = seen.views([replace(seen.cameras[0], width=there.fine, height=there.fine)], [None])
+    assert view.shape == (SIZE, SIZE) and view.picture_shape == (512, 512, 3) and not seen.handed._arrays
     mask = view.mask
     assert set(seen.handed._arrays) == {"mask"}
     assert view.mask is mask and np.shares_memory(mask, seen.prediction.mask)  # once, whoever asks
