@@ -29,7 +29,7 @@ _PAIRS = np.maximum(_PAIRS, _PAIRS.T)
 GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller numbers keep more digits
 _VIEWS = 3  # of them compared per vertex
 FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
-BLUR = 0.8  # pixels
+_BLUR = 0.8  # pixels
 _FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
 _SPACING = 2.2  # pixels between samples, about
 FLAT = 1.0  # grey levels of contrast below which a patch has nothing to compare
@@ -103,7 +103,7 @@ def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
     grey = np.zeros((len(views), height, width), np.float32)
     for n, view in enumerate(views):
         image = view.image if view.image.ndim == 2 else cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-        cv2.GaussianBlur(image.astype(np.float32), (0, 0), BLUR, dst=grey[n, : image.shape[0], : image.shape[1]])
+        cv2.GaussianBlur(image.astype(np.float32), (0, 0), _BLUR, dst=grey[n, : image.shape[0], : image.shape[1]])
     return Pictures(grey, *pictures_rig(views, middle))
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from fusion_server.surface.base import View
 from fusion_server.surface.maps import MOST
-from fusion_server.surface.photometric import BLUR, Pictures, pictures_rig
+from fusion_server.surface.photometric import _BLUR, Pictures, pictures_rig
 from geometry.device import Lane
 
 _GREY = (9798, 19235, 3735)  # of red, green, blue, in 1/32768: OpenCV's
@@ -77,8 +77,8 @@ def resident_pictures(fine: Tensor, views: Sequence[View], middle: np.ndarray, l
     """See ``photometric.pictures``; fine: (V, F, F, 3) uint8 on the lane's device."""
     red, green, blue = fine.to(torch.int32).unbind(-1)
     grey = (red * _GREY[0] + green * _GREY[1] + blue * _GREY[2] + (1 << (_GREY_SHIFT - 1))) >> _GREY_SHIFT
-    size = round(8 * BLUR + 1) | 1  # as OpenCV chooses it for float pictures
-    weights = cv2.getGaussianKernel(size, BLUR, cv2.CV_32F)[:, 0].tolist()
+    size = round(8 * _BLUR + 1) | 1  # as OpenCV chooses it for float pictures
+    weights = cv2.getGaussianKernel(size, _BLUR, cv2.CV_32F)[:, 0].tolist()
     return ResidentPictures(_filtered(grey.float(), weights), views, middle, lane)
 
 
