@@ -6,8 +6,10 @@
 The subject is a bumpy ball the size of a head, painted with blotches, seen by a ring of cameras; its surface is off by
 up to a millimetre. Each step is called as a frame calls it, arrays in and arrays out: "call" is the wall's time of
 that (median), "device" what CUDA events measured of it, copies included, "floor" the bytes that it must at least read
-and write on the device over the bandwidth that a copy of 256 MB reached there. Then a whole track, warm frames only,
-and how far its vertices are from the CPU's. ``--device cpu`` runs the emulation: its times say nothing about a GPU.
+and write on the device over the bandwidth that a copy of 256 MB reached there. Where nvdiffrast is installed, it draws
+the same. Then the warm frame that stays on the device, group by group and whole, launched one by one and as one CUDA
+graph; and a whole track, warm frames only, and how far its vertices are from the CPU's. ``--device cpu`` runs the
+emulation: its times say nothing about a GPU.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._machine import machine
+from benchmarks._warm_frame import measured
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.kernels import CPU, SurfaceKernels
@@ -37,6 +40,7 @@ from geometry.mesh import Mesh, vertex_normals
 from geometry.rasterize.base import Rasterizer
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.cuda import CudaRasterizer
+from geometry.rasterize.nvdiffrast import NvdiffrastRasterizer
 from protocol.calibration import Camera
 from protocol.errors import HeadstreamError
 
@@ -217,9 +221,15 @@ def main() -> int:
             floor = 1e3 * moved / speed
             table.add_row(name, *(f"{value:.3f}" for value in (cpu, wall, event, floor)))
             entry["steps"][name] = {"cpu_ms": cpu, "call_ms": wall, "device_ms": event, "floor_ms": floor}
+        entry["nvdiffrast"] = drawn_by_nvdiffrast(mesh, views, rasterizer, options.repeats, device, table)
         console.print(table)
         if options.frames:
-            entry["track"] = compare(mesh, paint, options, kernels, rasterizer, console, title)
+            tracker = SurfaceTracker(settings_of(len(mesh.vertices)), CpuRasterizer())
+            tracker.update(views)
+            entry["frame"] = resident(
+                tracker, views, kernels, rasterizer, options.repeats, device, speed, console, title
+            )
+            entry["track"] = compare(tracker, mesh, paint, options, kernels, rasterizer, console, title)
         if device:
             entry["peak_device_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
             console.print(f"most memory on the device: {entry['peak_device_mb']:.0f} MB")
@@ -229,7 +239,69 @@ def main() -> int:
     return 0
 
 
+def settings_of(vertices: int) -> SurfaceSettings:
+    """Of the tracks."""
+    return SurfaceSettings(vertices=vertices, uv=False, steady=False)
+
+
+def drawn_by_nvdiffrast(
+    mesh: Mesh,
+    views: list[View],
+    ours: Rasterizer,
+    repeats: int,
+    device: torch.device | None,
+    table: Table,
+) -> dict[str, float] | str:
+    """Milliseconds of nvdiffrast for what our rasteriser draws, and how many pixels show another face; or why not."""
+    cameras = [view.camera for view in views]
+    try:
+        other = NvdiffrastRasterizer()
+    except HeadstreamError as error:
+        return str(error)
+    wall, event = timed(lambda: other.rasterize(mesh.vertices, mesh.faces, cameras), repeats, device)
+    faces = [each.rasterize(mesh.vertices, mesh.faces, cameras).face for each in (ours, other)]
+    differ = float((faces[0] != faces[1]).mean())
+    table.add_row(f"nvdiffrast ({differ:.1e} of the pixels differ)", "", f"{wall:.3f}", f"{event:.3f}", "")
+    return {"call_ms": wall, "device_ms": event, "pixels_that_differ": differ}
+
+
+def resident(
+    tracker: SurfaceTracker,
+    views: list[View],
+    kernels: CudaKernels,
+    rasterizer: CudaRasterizer,
+    repeats: int,
+    device: torch.device | None,
+    speed: float,
+    console: Console,
+    title: str,
+) -> dict[str, Any]:
+    """The warm frame that stays on the device: two tables."""
+    track = tracker._track
+    assert track is not None
+    report = measured(
+        kernels,
+        rasterizer,
+        track,
+        views,
+        settings_of(len(track.vertices)),
+        lambda call: timed(call, repeats, device),
+        speed,
+    )
+    table = Table(title=f"{title}: launches of a warm frame, milliseconds (medians of {repeats})")
+    for column in ("group", "CUDA device", "floor"):
+        table.add_column(column, justify="left" if column == "group" else "right")
+    for name, each in report["groups"].items():
+        table.add_row(name, f"{each['device_ms' if device else 'call_ms']:.3f}", f"{each['floor_ms']:.3f}")
+    console.print(table)
+    for name, each in report["frames"].items():
+        parts = ", ".join(f"{key.removesuffix('_ms')} {value:.2f}" for key, value in each.items() if key != "same_bits")
+        console.print(f"a warm frame, {name}: {parts} ms; the same vertices to the bit: {each['same_bits']}")
+    return report
+
+
 def compare(
+    tracker: SurfaceTracker,
     mesh: Mesh,
     paint: np.ndarray,
     options: argparse.Namespace,
@@ -241,8 +313,6 @@ def compare(
     """Two tracks of a turning subject from one keyframe: milliseconds, and how far apart they are."""
     poses = (turned(mesh, TURN * n) for n in range(options.frames + 1))
     first, *sets = (views_of(pose, paint, options.views, options.size) for pose in poses)
-    tracker = SurfaceTracker(SurfaceSettings(vertices=len(mesh.vertices), uv=False, steady=False), CpuRasterizer())
-    tracker.update(first)
     tracker.update(first)  # compiles what a warm frame needs
     other = copy.deepcopy(tracker)
     other._rasterizer, other._kernels = rasterizer, kernels

@@ -1,6 +1,7 @@
 """Our solver against gradient descent through a differentiable rasteriser: error against time, from the same start.
 
-    python -m benchmarks reference CAPTURE [--start cold|warm] [--seconds 60] [--vertices N] [--size N] [--plot FILE]
+    python -m benchmarks reference CAPTURE [--start cold|warm] [--seconds 60] [--vertices N] [--size N]
+                                   [--rasterizer cpu|cuda|nvdiffrast] [--plot FILE]
 
 The reference is the paper's way: normals and silhouettes rendered (``geometry.rasterize.differentiable``), compared
 with the observed ones, and descended with the preconditioner of Nicolet et al. 2021 ("Large steps in inverse rendering
@@ -8,7 +9,8 @@ of geometry"): the unknown is u = (I + lambda L) x, stepped by Adam with one sec
 of the surface's own, without pictures (the same observations) and with them. Topology is frozen for all; normals and
 masks are the capture's truth, so that what is measured is the optimisation. A cold start is the visual hull, a warm one
 the mesh of another moment, some frames before. Seconds are of processor time, all threads together: what else runs on
-the machine does not count.
+the machine does not count. ``--rasterizer`` names who draws for the descent (nvdiffrast: the paper's; its licence
+allows research and evaluation only); with one on a GPU, whose time is none of the processor's, read errors by steps.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from fusion_server.surface.solve import Topology
 from geometry.cameras import projection_matrix
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh, edges, read_ply
+from geometry.rasterize import NAMES, Rasterizer, make_rasterizer
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.differentiable import antialias, interpolate, outlines, to_pixels
 from geometry.remesh import edge_length_for, remesh
@@ -71,7 +74,7 @@ class Curve:
 class Descent:
     """Gradient descent on vertices with a Laplacian preconditioner."""
 
-    def __init__(self, vertices: np.ndarray, faces: np.ndarray, views: list[View], rate: float):
+    def __init__(self, vertices: np.ndarray, faces: np.ndarray, views: list[View], rate: float, rasterizer: Rasterizer):
         count = len(vertices)
         pairs = edges(faces)
         adjacency = sparse.coo_matrix((np.ones(len(pairs)), pairs.T), (count, count))
@@ -88,7 +91,7 @@ class Descent:
         self._normals = torch.einsum("vij,vhwi->vhwj", rotations, normals)  # world
         self._masks = torch.tensor(np.stack([view.mask for view in views]).astype(np.float64))[..., None]
         self._first, self._second, self._steps = np.zeros_like(vertices), 0.0, 0
-        self._rasterizer = CpuRasterizer()
+        self._rasterizer = rasterizer
         self.vertices = vertices
 
     def loss(self, vertices: torch.Tensor) -> torch.Tensor:
@@ -136,9 +139,9 @@ def ours(start: Mesh, observation: Observation, steps: list[Step]) -> Iterator[n
         yield vertices
 
 
-def descent(start: Mesh, views: list[View], rate: float) -> Iterator[np.ndarray]:
+def descent(start: Mesh, views: list[View], rate: float, rasterizer: Rasterizer) -> Iterator[np.ndarray]:
     """Gradient steps without end; the factorisation is part of the first."""
-    way = Descent(start.vertices, start.faces, views, rate)
+    way = Descent(start.vertices, start.faces, views, rate, rasterizer)
     while True:
         way.step()
         yield way.vertices
@@ -242,12 +245,14 @@ def main() -> int:
     parser.add_argument("--vertices", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=256, help="of the maps, pixels")
     parser.add_argument("--rate", type=float, default=RATE, help="metres a step of gradient descent")
+    parser.add_argument("--rasterizer", choices=NAMES, default="cpu", help="of the descent")
     parser.add_argument("--plot", type=Path, default=Path("reference.png"))
     options = parser.parse_args()
     torch.set_num_threads(1)  # threads that wait for one another spend processor time on it
     console = Console(width=160)
     console.print(machine())
     try:
+        rasterizer = make_rasterizer(options.rasterizer)
         capture = CaptureFolder.open(options.capture)
         usable = [frame for frame in capture.frames if has_truth(capture, frame)]
         if not usable:
@@ -257,12 +262,12 @@ def main() -> int:
         error = errors_to(read_ply(capture.mesh(frame)), views)
         steps = _COLD if options.start == "cold" else _WARM
         plain, pictured = observe(views, False), observe(views, True)
-        for warming in (ours(start, pictured, steps[:1]), descent(start, views, options.rate)):
+        for warming in (ours(start, pictured, steps[:1]), descent(start, views, options.rate, rasterizer)):
             next(warming)  # compiles every kernel
         curves = [
             trace("ours, normals and masks", start, ours(start, plain, steps), error, options.seconds),
             trace("ours, with pictures", start, ours(start, pictured, steps), error, options.seconds),
-            trace("gradient descent", start, descent(start, views, options.rate), error, options.seconds),
+            trace("gradient descent", start, descent(start, views, options.rate, rasterizer), error, options.seconds),
         ]
     except HeadstreamError as failure:
         print(f"reference: {failure}", file=sys.stderr)

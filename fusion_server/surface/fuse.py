@@ -12,6 +12,7 @@ from fusion_server.surface.solve import Shape
 
 ERODED = 1.0  # pixels from the outline: nearer, a pixel mixes subject and background
 GRAZING = 0.1  # cosine of the angle to the view: below this a normal is noise
+VOTED = 0.2  # weight above which a face has votes enough to disagree
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,7 @@ class Fused:
 
     def disagreement(self) -> float:
         """How far votes for one face typically lie apart, radians: the noise that the views can know of."""
-        seen = self.agreement[self.weight > 0.2]
+        seen = self.agreement[self.weight > VOTED]
         return float(np.sqrt(2 * (1 - np.median(seen)))) if len(seen) else 0.0
 
 

@@ -19,11 +19,13 @@ from fusion_server.surface.photometric import Pictures, Positions, photometric_p
 from fusion_server.surface.rigid_rows import rigid_rows
 from fusion_server.surface.silhouette import overlap
 from fusion_server.surface.solve import Shape, System, Topology
-from geometry.rasterize.base import Raster
+from geometry.rasterize.base import Raster, Rasterizer
 from protocol.errors import HeadstreamError
 
 if TYPE_CHECKING:
+    from fusion_server.surface.base import SurfaceSettings
     from fusion_server.surface.observation import Observation
+    from fusion_server.surface.warm import Frame, Track, Warm
 
 NAMES = ("cpu", "cuda")
 
@@ -84,6 +86,10 @@ class SurfaceKernels(Protocol):
 
     def solve(self, system: System, steps: int) -> np.ndarray:
         """Displacements (P,), metres, after conjugate gradients (``System.solve``)."""
+        ...
+
+    def warm(self, frame: Frame, track: Track, rasterizer: Rasterizer, settings: SurfaceSettings) -> Warm | None:
+        """A whole warm frame at once (``warm.warm``), or None: then it goes step by step, with the steps above."""
         ...
 
 
@@ -150,6 +156,10 @@ class CpuKernels:
     def solve(self, system: System, steps: int) -> np.ndarray:
         """See ``SurfaceKernels``."""
         return system.solve(steps)
+
+    def warm(self, frame: Frame, track: Track, rasterizer: Rasterizer, settings: SurfaceSettings) -> Warm | None:
+        """See ``SurfaceKernels``."""
+        return None
 
 
 CPU = CpuKernels()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fusion_server.surface.base import Quality
-from fusion_server.surface.observation import Look, Observation
+from fusion_server.surface.observation import Look
 from fusion_server.surface.solve import Topology
-from geometry.rasterize.base import Raster
 
 _LOST_OVERLAP = 0.12  # below the keyframe's overlap: the surface is elsewhere
 _LOST_ANGLE = 20.0  # degrees above the keyframe's residual
@@ -17,23 +18,50 @@ _UNCERTAIN = 0.5  # confidence below which a frame is marked
 _DISAGREES = 0.1  # of overlap that one view lacks to the others
 
 
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A surface against an observation, in numbers.
+
+    both, either: (V,) pixels that rendered and observed masks share, and that either has. blind: (V,) bool. residual:
+    median angle between the faces and their fused normals, degrees. inverted: folded faces.
+    """
+
+    both: np.ndarray
+    either: np.ndarray
+    blind: np.ndarray
+    residual: float
+    inverted: int
+
+
+def fit_of(seen: Look, topology: Topology) -> Fit:
+    """Measure how a surface fits the observation that it was looked at in (a coarser one will do)."""
+    observation = seen.observation
+    both, either = observation.kernels.overlap(seen.raster, observation)
+    inverted = int(seen.shape.folded(topology).sum())
+    return Fit(both, either, observation.outlines.blind, _residual(seen), inverted)
+
+
 def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Quality | None = None) -> Quality:
-    """Compare a surface with the observation that it was looked at in (a coarser one will do).
+    """Compare a surface with an observation: ``fit_of`` and ``judged``."""
+    return judged(fit_of(seen, topology), len(topology.faces), names, reference)
+
+
+def judged(fit: Fit, faces: int, names: tuple[str, ...], reference: Quality | None = None) -> Quality:
+    """What a fit is worth; faces: how many the surface has; names: of the cameras.
 
     reference: the keyframe's quality. Its overlap and residual are what this subject, these masks and these normals
     allow (a neck that the pictures cut never overlaps fully); None when this is the keyframe.
     """
-    shape, observation = seen.shape, seen.observation
-    overlap, per_view = _overlap(seen.raster, observation)
-    residual = _residual(seen)
-    inverted = int(shape.folded(topology).sum())
+    overlap = float(fit.both.sum() / max(fit.either.sum(), 1))
+    per_view = fit.both / np.maximum(fit.either, 1)
+    residual, inverted = fit.residual, fit.inverted
     best_overlap = reference.silhouette_iou if reference else max(overlap, 0.95)
     best_residual = reference.normal_residual_deg if reference else 0.0
     confidence = (
         (reference.confidence if reference else 1.0)
         * _ramp(overlap, best_overlap - 1.5 * _LOST_OVERLAP, best_overlap - 0.02)
         * _ramp(-residual, -(best_residual + 1.2 * _LOST_ANGLE), -(best_residual + 4.0))
-        * _ramp(-inverted, -2 * _FOLDED * len(topology.faces), -0.1 * _FOLDED * len(topology.faces))
+        * _ramp(-inverted, -2 * _FOLDED * faces, -0.1 * _FOLDED * faces)
     )
     lost = overlap < max(best_overlap - _LOST_OVERLAP, _WORST_KEYFRAME) if reference else overlap < _WORST_KEYFRAME
     lost = lost or residual > best_residual + _LOST_ANGLE + (20.0 if reference is None else 0.0)
@@ -42,20 +70,14 @@ def check(seen: Look, topology: Topology, names: tuple[str, ...], reference: Qua
         flags.append("lost")
     elif confidence < _UNCERTAIN:
         flags.append("uncertain")
-    if inverted > _FOLDED * len(topology.faces):
+    if inverted > _FOLDED * faces:
         flags.append("inverted")
-    for name, blind, value in zip(names, observation.outlines.blind, per_view, strict=True):
+    for name, blind, value in zip(names, fit.blind, per_view, strict=True):
         if blind:
             flags.append(f"blind:{name}")
         elif not lost and value < overlap - _DISAGREES:
             flags.append(f"disagrees:{name}")
     return Quality(overlap, residual, inverted, float(confidence), tuple(flags))
-
-
-def _overlap(raster: Raster, observation: Observation) -> tuple[float, np.ndarray]:
-    """Intersection over union of rendered and observed masks where they are known: of all views, and of each."""
-    both, either = observation.kernels.overlap(raster, observation)
-    return float(both.sum() / max(either.sum(), 1)), both / np.maximum(either, 1)
 
 
 def _residual(seen: Look) -> float:

@@ -8,43 +8,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fusion_server.surface.base import Quality, SurfaceError, SurfaceFrame, SurfaceSettings, View
-from fusion_server.surface.bias import Bias
 from fusion_server.surface.kernels import CPU, SurfaceKernels
 from fusion_server.surface.keyframe import fitted, make_keyframe, unwrap
-from fusion_server.surface.observation import Observation, look, observe
-from fusion_server.surface.quality import check
-from fusion_server.surface.refine import Clock, Step, hidden, measured_bias, refine
+from fusion_server.surface.observation import look
+from fusion_server.surface.quality import check, judged
+from fusion_server.surface.refine import Clock, Step, hidden, measured_bias
 from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import Steady, steadied
 from fusion_server.surface.stuck import Repeats
+from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 
-_WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
-_MOVED = Step(gate=20.0, scale=10e-3, relax=0.1, reach=3e-3, halvings=1)
 _WIDE = Step(gate=20.0, scale=10e-3, relax=0.2, reach=2e-3)
 _REMEMBER = 0.2  # of what a frame's surface still wants as a whole is new; the rest is what earlier ones did
 _FEWEST = 3  # views that are left when cameras that are stuck are left out; below, they are better than nothing
-_FAST = 3e-3  # metres from one frame to the next
 _OTHER = 10e-3  # metres: three quarters of a head do not deform this far; what does is another subject
 _FITTED = 3e-3  # metres: an old topology whose 95th percentile is nearer than this to a new keyframe has been recovered
-
-
-@dataclass(frozen=True, eq=False)
-class _Track:
-    """What one frame hands to the next."""
-
-    topology: Topology
-    uv: np.ndarray | None
-    vertices: np.ndarray  # P,3 of the last good frame
-    middle: np.ndarray  # 3, of that frame's observation
-    rest: np.ndarray  # 6, the rigid step that a surface at rest wants; see follow_rigid
-    reference: Quality  # of the keyframe
-    pose: Rest  # of the keyframe
-    bias: Bias  # of the keyframe
 
 
 class SurfaceTracker:
@@ -58,7 +41,7 @@ class SurfaceTracker:
 
     def reset(self) -> None:
         """Forget the surface; the next frame is a keyframe with a topology of its own."""
-        self._track: _Track | None = None
+        self._track: Track | None = None
         self._shown: Steady | None = None  # what was handed out last
         self._repeats = Repeats()
 
@@ -75,58 +58,33 @@ class SurfaceTracker:
         stuck = self._repeats.stuck()
         if len(views) - len(stuck) >= _FEWEST:
             views = [view for view in views if view.camera.name not in stuck]
-        observation = observe(views, self._settings.photometric, self._kernels)
-        names = tuple(view.camera.name for view in views)
-        coarse = observation.coarser()
-        frame = _Frame(observation, coarse, (coarse.coarser(), coarse), names, stuck, clock)
-        clock.lap("observe")
+        frame = Frame(views, stuck, self._settings.photometric, self._kernels, clock)
         if self._track is None:
             return self._keyframe(frame)
-        vertices = follow_rigid(
-            self._track.vertices,
-            self._track.topology,
-            frame.pyramid,
-            self._rasterizer,
-            self._settings,
-            self._track.rest,
-        )
-        clock.lap("rigid")
-        steps = (_WARM,) * self._settings.iterations
-        if np.linalg.norm(vertices - self._track.vertices, axis=1).max() > _FAST:
-            steps = (_MOVED, *steps)  # a head that moves this much does not move as one piece
-        candidate = self._candidate(frame, self._track, vertices, steps)
+        found = warm(frame, self._track, self._rasterizer, self._settings)
+        candidate = self._candidate(frame, self._track, found)
         if "lost" in candidate.quality.flags:
             return self._recover(frame, self._track)
-        return self._accept(frame, candidate, "warm", len(steps))
+        return self._accept(frame, candidate, "warm", found.iterations)
 
-    def _candidate(self, frame: _Frame, track: _Track, vertices: np.ndarray, steps: Sequence[Step]) -> _Candidate:
-        """Refine from a start and judge what came out."""
-        held, last, bias = None, None, track.bias
-        for n, step in enumerate(steps):
-            seen = look(vertices, track.topology, frame.observation, self._rasterizer)
-            frame.clock.lap("rasterize")
-            if n == 0:
-                bias = bias.seen_again(seen.fused, seen.shape, track.topology)
-            # Pictures are compared anew when the step is another kind, and every second time.
-            held = held if step is last else None
-            last = step if held is None else None
-            vertices, held = refine(seen, track.topology, step, self._settings, frame.clock, held, track.pose, bias)
-        seen = look(vertices, track.topology, frame.coarse, self._rasterizer)
-        quality = check(seen, track.topology, frame.names, track.reference)
-        rest = track.rest + _REMEMBER * (rigid_step(seen, track.topology, self._settings) - track.rest)
-        frame.clock.lap("check")
-        moved = replace(track, vertices=vertices, middle=frame.observation.middle, rest=rest, bias=bias)
-        return _Candidate(moved, quality)
+    def _candidate(self, frame: Frame, track: Track, found: Warm) -> _Candidate:
+        """Judge what came out of a frame."""
+        quality = judged(found.fit, len(track.topology.faces), frame.names, track.reference)
+        return _Candidate(followed(track, found, _REMEMBER), quality)
 
-    def _recover(self, frame: _Frame, track: _Track) -> SurfaceFrame:
+    def _refined(self, frame: Frame, track: Track, start: np.ndarray, steps: Sequence[Step]) -> _Candidate:
+        found = refined(frame, track, start, steps, self._rasterizer, self._settings)
+        return self._candidate(frame, track, found)
+
+    def _recover(self, frame: Frame, track: Track) -> SurfaceFrame:
         """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
         start = track.vertices + (frame.observation.middle - track.middle)
         start = follow_rigid(
             start, track.topology, frame.pyramid, self._rasterizer, self._settings, track.rest, rounds=6
         )
         frame.clock.lap("rigid")
-        steps = (_WIDE,) * 3 + (_WARM,) * 3
-        candidate = self._candidate(frame, track, start, steps)
+        steps = (_WIDE,) * 3 + (WARM,) * 3
+        candidate = self._refined(frame, track, start, steps)
         same = track.pose.apart(candidate.track.vertices) < _OTHER
         if same and not {"lost", "uncertain"} & set(candidate.quality.flags):
             return self._accept(frame, candidate, "warm", len(steps), "recovered")
@@ -136,13 +94,13 @@ class SurfaceTracker:
             return self._lost(frame, track, candidate.quality, len(steps))
         start = fitted(track.vertices, track.topology, mesh)
         frame.clock.lap("fit")
-        candidate = self._candidate(frame, track, start, (_WARM,) * 4)
+        candidate = self._refined(frame, track, start, (WARM,) * 4)
         apart = np.percentile(SurfaceIndex(mesh).distances(candidate.track.vertices), 95)
         if not {"lost", "inverted"} & set(candidate.quality.flags) and apart < _FITTED:
             return self._accept(frame, candidate, "keyframe", iterations + 4, "recovered")
         return self._keyframe(frame, (mesh, iterations))
 
-    def _keyframe(self, frame: _Frame, made: tuple[Mesh, int] | None = None) -> SurfaceFrame:
+    def _keyframe(self, frame: Frame, made: tuple[Mesh, int] | None = None) -> SurfaceFrame:
         """A surface on a topology of its own; ``made`` after a loss."""
         mesh, iterations = made or make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         topology = Topology.of(mesh.faces, len(mesh.vertices))
@@ -161,12 +119,12 @@ class SurfaceTracker:
         frame.clock.lap("unwrap")
         fine = look(mesh.vertices, topology, frame.observation, self._rasterizer)
         pose = Rest.of(fine.shape, topology, widened(hidden(fine, topology, self._settings), topology))
-        bias = measured_bias(fine, topology, _WARM, self._settings)
+        bias = measured_bias(fine, topology, WARM, self._settings)
         frame.clock.lap("check")
-        track = _Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose, bias)
+        track = Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose, bias)
         return self._accept(frame, _Candidate(track, quality), "keyframe", iterations, "new topology" if made else "")
 
-    def _accept(self, frame: _Frame, candidate: _Candidate, kind: str, iterations: int, flag: str = "") -> SurfaceFrame:
+    def _accept(self, frame: Frame, candidate: _Candidate, kind: str, iterations: int, flag: str = "") -> SurfaceFrame:
         self._track = candidate.track
         quality = candidate.quality
         if flag:
@@ -177,7 +135,7 @@ class SurfaceTracker:
         frame.clock.lap("steady")
         return _surface(candidate.track, self._shown.vertices, kind, quality, frame, iterations)
 
-    def _lost(self, frame: _Frame, track: _Track, quality: Quality, iterations: int) -> SurfaceFrame:
+    def _lost(self, frame: Frame, track: Track, quality: Quality, iterations: int) -> SurfaceFrame:
         flags = ("lost", *(flag for flag in quality.flags if flag != "lost"))
         quality = replace(quality, confidence=0.0, flags=flags)
         shown = self._shown.vertices if self._shown is not None else track.vertices
@@ -185,23 +143,13 @@ class SurfaceTracker:
 
 
 @dataclass(frozen=True, eq=False)
-class _Frame:
-    observation: Observation
-    coarse: Observation  # half the pixels each way, to judge by
-    pyramid: tuple[Observation, ...]  # coarse to fine, to find the rigid motion on
-    names: tuple[str, ...]
-    stuck: tuple[str, ...]  # cameras that show no new pictures
-    clock: Clock
-
-
-@dataclass(frozen=True, eq=False)
 class _Candidate:
-    track: _Track
+    track: Track
     quality: Quality
 
 
 def _surface(
-    track: _Track, vertices: np.ndarray, kind: str, quality: Quality, frame: _Frame, iterations: int
+    track: Track, vertices: np.ndarray, kind: str, quality: Quality, frame: Frame, iterations: int
 ) -> SurfaceFrame:
     normals = Shape.of(vertices, track.topology).normals
     quality = replace(quality, flags=(*quality.flags, *(f"stuck:{name}" for name in frame.stuck)))

@@ -10,12 +10,18 @@
 // that is on the wrong side, or launches that a GPU refuses.
 //
 // Every exported function takes pointers, int64_t and double only, a stream last, and returns 0 or the runtime's error.
+//
+// Decisions that depend on data are made on the device, so that a CUDA graph may hold them: `gated` names a flag there,
+// and until another is named, what this thread launches does nothing where the flag is 0 when its turn comes.
 #pragma once
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
 
 constexpr int THREADS = 256;
+
+static thread_local const int32_t* gate = nullptr;
+extern "C" int gated(const int32_t* flag) { gate = flag; return 0; }
 
 #ifdef __CUDACC__
 
@@ -26,30 +32,34 @@ constexpr int THREADS = 256;
 #define PHASE(t) if (int t = threadIdx.x; true)
 #define BARRIER __syncthreads()
 
-template <class F> __global__ void run_each(F body, int64_t count) {
+template <class F> __global__ void run_each(F body, int64_t count, const int32_t* flag) {
+    if (flag && !*flag) return;
     int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     if (i < count) body(i);
 }
 
-template <class F> __global__ void run_blocks(F body) {
+template <class F> __global__ void run_blocks(F body, const int32_t* flag) {
+    if (flag && !*flag) return;
     __shared__ double shared[THREADS];
     body((int64_t)blockIdx.x, shared);
 }
 
 template <class F> int launch(int64_t count, void* stream, F body) {
-    if (count > 0) run_each<<<(unsigned)((count + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(body, count);
+    if (count > 0) run_each<<<(unsigned)((count + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(body, count, gate);
     return (int)cudaGetLastError();
 }
 
 template <class F> int launch_blocks(int64_t blocks, void* stream, F body) {
-    if (blocks > 0) run_blocks<<<(unsigned)blocks, THREADS, 0, (cudaStream_t)stream>>>(body);
+    if (blocks > 0) run_blocks<<<(unsigned)blocks, THREADS, 0, (cudaStream_t)stream>>>(body, gate);
     return (int)cudaGetLastError();
 }
 
 DEVICE void atomic_max(uint64_t* at, uint64_t value) { atomicMax((unsigned long long*)at, (unsigned long long)value); }
 DEVICE void atomic_add(int64_t* at, int64_t value) { atomicAdd((unsigned long long*)at, (unsigned long long)value); }
 DEVICE int32_t atomic_next(int32_t* at) { return atomicAdd(at, 1); }
+DEVICE int32_t atomic_min(int32_t* at, int32_t value) { return atomicMin(at, value); }
 DEVICE int64_t bits_of(double value) { return __double_as_longlong(value); }
+DEVICE double double_of(int64_t bits) { return __longlong_as_double(bits); }
 
 extern "C" int use_device(int64_t index) { return (int)cudaSetDevice((int)index); }
 extern "C" const char* what_failed(int64_t code) { return cudaGetErrorString((cudaError_t)code); }
@@ -82,12 +92,12 @@ template <class F> static void in_order(int64_t count, F body) {
 }
 
 template <class F> int launch(int64_t count, void*, F body) {
-    in_order(count, body);
+    if (!gate || *gate) in_order(count, body);
     return 0;
 }
 
 template <class F> int launch_blocks(int64_t blocks, void*, F body) {
-    in_order(blocks, [=](int64_t block) { double shared[THREADS]; body(block, shared); });
+    if (!gate || *gate) in_order(blocks, [=](int64_t block) { double shared[THREADS]; body(block, shared); });
     return 0;
 }
 
@@ -97,7 +107,13 @@ DEVICE void atomic_max(uint64_t* at, uint64_t value) {
 }
 DEVICE void atomic_add(int64_t* at, int64_t value) { __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
 DEVICE int32_t atomic_next(int32_t* at) { return __atomic_fetch_add(at, 1, __ATOMIC_RELAXED); }
+DEVICE int32_t atomic_min(int32_t* at, int32_t value) {
+    int32_t held = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (held > value && !__atomic_compare_exchange_n(at, &held, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
+    return held;
+}
 DEVICE int64_t bits_of(double value) { int64_t bits; memcpy(&bits, &value, 8); return bits; }
+DEVICE double double_of(int64_t bits) { double value; memcpy(&value, &bits, 8); return value; }
 
 extern "C" int use_device(int64_t) { return 0; }
 extern "C" const char* what_failed(int64_t) { return "the emulation cannot fail"; }
@@ -114,4 +130,16 @@ DEVICE double block_sum(double* shared) {
     double sum = shared[0];
     BARRIER;
     return sum;
+}
+
+// The largest of what a block's threads left in `shared`, as block_sum gives their sum.
+DEVICE double block_max(double* shared) {
+    BARRIER;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        PHASE(t) { if (t < half) shared[t] = fmax(shared[t], shared[t + half]); }
+        BARRIER;
+    }
+    double largest = shared[0];
+    BARRIER;
+    return largest;
 }

@@ -62,14 +62,19 @@ class Library:
             raise HeadstreamError(f"{path} cannot be loaded ({error}); delete it to have it compiled again") from None
         self._library.what_failed.restype = ctypes.c_char_p
 
-    def __call__(self, function: str, *arguments: torch.Tensor | int | float) -> None:
-        """Call an exported function on the current stream. Tensors must be contiguous and on this device. Raises
-        HeadstreamError when a launch fails (errors of a kernel itself show in a later call, as always with CUDA)."""
+    def __call__(self, function: str, *arguments: torch.Tensor | int | float, when: torch.Tensor | None = None) -> None:
+        """Call an exported function on the current stream. Tensors must be contiguous and on this device.
+
+        when: an int32 there; where it is 0 once the call's turn comes, its launches do nothing. Raises HeadstreamError
+        when a launch fails (errors of a kernel itself show in a later call, as always with CUDA). While torch captures
+        a CUDA graph on its current stream, launches go into that graph: nothing here waits, allocates or copies.
+        """
         stream = ctypes.c_void_p(None)
         if not self.emulated:
             self._checked("use_device", self._library.use_device(ctypes.c_int64(self.device.index)))
             stream = ctypes.c_void_p(torch.cuda.current_stream(self.device).cuda_stream)
         passed = [self._passed(function, argument) for argument in arguments]
+        self._library.gated(None if when is None else self._passed(function, when))
         self._checked(function, getattr(self._library, function)(*passed, stream))
 
     def stream(self) -> AbstractContextManager:

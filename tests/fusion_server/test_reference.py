@@ -10,8 +10,11 @@ import pytest
 import torch
 from surface_scene import blob, icosphere, ring, skin, views_of
 
+from geometry.device.build import compiler
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
+from geometry.rasterize.cpu import CpuRasterizer
+from geometry.rasterize.cuda import CudaRasterizer
 
 
 @pytest.fixture
@@ -23,12 +26,17 @@ def reference(root, monkeypatch):
     torch.set_num_threads(threads)
 
 
-def test_descent_comes_nearer_to_the_subject(reference):
+@pytest.mark.parametrize("device", [None, "cpu"], ids=["cpu", "emulated"])
+def test_descent_comes_nearer_to_the_subject(reference, device):
+    """Whoever draws for it."""
+    if device and compiler(cuda=False) is None:
+        pytest.skip("no C++ compiler for the emulation")
+    rasterizer = CudaRasterizer(device) if device else CpuRasterizer()
     truth = blob(4)
     views = views_of(truth, skin(4), ring(4, 48), fine=1)
     sphere = icosphere(3)
     start = Mesh(sphere.vertices * (0.07, 0.10, 0.08), sphere.faces)
-    way = reference.descent(start, views, 5e-3)
+    way = reference.descent(start, views, 5e-3, rasterizer)
     for _ in range(20):
         vertices = next(way)
     index = SurfaceIndex(truth)

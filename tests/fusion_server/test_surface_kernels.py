@@ -66,7 +66,7 @@ def seen_with(scene, kernels, rasterizer=None):
 
 def orders(kernels):
     """Again and again, the emulation's threads in every order it has."""
-    libraries = [each for each in kernels._libraries if each.emulated]
+    libraries = [each for each in kernels._library.values() if each.emulated]
     for order in (0, 1, 2):
         for library in libraries:
             library.emulate_order(order)

@@ -63,6 +63,22 @@ def test_a_block_sums_what_its_threads_found(tmp_path, cache):
 
 
 @needs_cxx
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_launches_wait_on_a_flag_and_no_longer_than_they_are_told_to(tmp_path, cache, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    library = Library(source(tmp_path), compute_device(device))
+    x, out, flag = library.up(np.ones(300)), library.zeros((1,), torch.float64), library.zeros((1,), torch.int32)
+    library("total", x, 300, out, when=flag)
+    assert float(out) == 0
+    library("total", x, 300, out)
+    assert float(out) == 300
+    out.zero_()
+    library("total", x, 200, out, when=flag.fill_(1))
+    assert float(out) == 200
+
+
+@needs_cxx
 def test_a_source_that_does_not_compile_is_said_with_the_compiler_s_words(tmp_path, cache):
     with pytest.raises(HeadstreamError, match=r"(?s)sum.cu: .* refuses it: .*wrong_name"):
         build(source(tmp_path, SUM.replace("shared[t] = 0.0", "wrong_name = 0.0")))

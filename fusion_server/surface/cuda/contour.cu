@@ -1,9 +1,18 @@
 // Points of the mesh's outline and what the masks say of them: the twin of fusion_server/surface/contour.py, whose
-// comments say why. An edge a thread, then a vertex a thread, for every view. Rows come in no order; each carries its
-// own number, by which they are sorted afterwards.
+// comments say why. An edge a thread, then a vertex a thread, for every view. Each edge and each vertex of each view has a
+// place of its own, so that rows come in one order and nobody has to count them; where none is, the weight is 0.
 #include "kernel.h"
 
 constexpr int ROW = 6;  // share, gradient (3), want, weight
+
+struct Rows {  // of all places (V, E + P)
+    double *share, *gradient, *want, *weight;
+};
+
+DEVICE void put(const Rows& rows, int64_t place, const double* out) {
+    rows.share[place] = out[0], rows.want[place] = out[4], rows.weight[place] = out[5];
+    for (int k = 0; k < 3; ++k) rows.gradient[3 * place + k] = out[1 + k];
+}
 
 struct Map {  // one view's outline
     const float* distance;
@@ -53,17 +62,23 @@ DEVICE double depth_at(const float* depth, int64_t height, int64_t width, double
     return depth[(int64_t)line * width + (int64_t)column];
 }
 
-// numbers: (views * (edges + vertices)) int64, view * (edges + vertices) + edge, or + edges + vertex. rows: as many.
+// share, gradient, want, weight: of places (V, E + P), a view's edges and then its vertices. off: as many, of which the
+// first `count` are what rows want, without sign and in no order.
 extern "C" int contours(
     const double* x, const double* normals, const int32_t* edges, const int32_t* start, const int32_t* link,
     const float* depth, const double* matrix, const double* rotation, const double* center, const double* focal,
     const float* distance, const double* known, const int8_t* blind, int64_t views, int64_t height, int64_t width,
     int64_t edge_count, int64_t vertex_count, double gate, double scale, double outward, double inward, double round,
-    double hidden, double outside, int64_t* numbers, int32_t* edge_out, double* rows, int32_t* count, void* stream
+    double hidden, double outside, double* share_out, double* gradient_out, double* want_out, double* weight_out,
+    double* off, int32_t* count, void* stream
 ) {
     int64_t pixels = height * width, places = edge_count + vertex_count;
-    int failed = launch(views * edge_count, stream, EACH (int64_t at) {
-        int64_t v = at / edge_count, e = at % edge_count, i = edges[2 * e], j = edges[2 * e + 1];
+    Rows rows = {share_out, gradient_out, want_out, weight_out};
+    int failed = launch(1, stream, EACH (int64_t) { *count = 0; });
+    if (failed) return failed;
+    failed = launch(views * edge_count, stream, EACH (int64_t at) {
+        int64_t v = at / edge_count, e = at % edge_count, i = edges[2 * e], j = edges[2 * e + 1], place = v * places + e;
+        rows.weight[place] = 0.0;
         if (blind[v]) return;
         const double *c = center + 3 * v, *a = x + 3 * i, *b = x + 3 * j, *na = normals + 3 * i, *nb = normals + 3 * j;
         double first = na[0] * (c[0] - a[0]) + na[1] * (c[1] - a[1]) + na[2] * (c[2] - a[2]);
@@ -84,15 +99,14 @@ extern "C" int contours(
         double bend = sqrt(round * inward * before / focal[v]);
         const double* m = map.m;
         if (before > 0.0 && m[8] * p[0] + m[9] * p[1] + m[10] * p[2] + m[11] > before + hidden * bend) return;
-        int64_t n = atomic_next(count);
-        numbers[n] = v * places + e;
-        edge_out[n] = (int32_t)e;
         out[0] = share;
-        for (int k = 0; k < ROW; ++k) rows[ROW * n + k] = out[k];
+        put(rows, place, out);
+        off[atomic_next(count)] = fabs(out[4]);
     });
     if (failed) return failed;
     return launch(views * vertex_count, stream, EACH (int64_t at) {
-        int64_t v = at / vertex_count, i = at % vertex_count;
+        int64_t v = at / vertex_count, i = at % vertex_count, place = v * places + edge_count + i;
+        rows.weight[place] = 0.0;
         if (blind[v]) return;
         const double *m = matrix + 12 * v, *p = x + 3 * i;
         double w = m[8] * p[0] + m[9] * p[1] + m[10] * p[2] + m[11];
@@ -105,12 +119,9 @@ extern "C" int contours(
         double out[ROW], px, py, s;
         Map map = {distance + v * pixels, m, known + 4 * v, focal[v], height, width};
         if (!row(map, p, 2.0 * gate, scale, out, px, py, s) || s > -outside) return;
-        int64_t n = atomic_next(count);
-        int32_t e = link[start[i]];
-        numbers[n] = v * places + edge_count + i;
-        edge_out[n] = e;
-        out[0] = edges[2 * (int64_t)e] == i ? 0.0 : 1.0;
+        out[0] = edges[2 * (int64_t)link[start[i]]] == i ? 0.0 : 1.0;
         out[5] *= 0.25;
-        for (int k = 0; k < ROW; ++k) rows[ROW * n + k] = out[k];
+        put(rows, place, out);
+        off[atomic_next(count)] = fabs(out[4]);
     });
 }

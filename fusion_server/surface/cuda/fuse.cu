@@ -8,10 +8,12 @@ constexpr double UNIT = 1073741824.0;
 extern "C" int fuse_normals(
     const int32_t* face, const double* rotation, const double* intrinsics, const float* normal, const float* trust,
     const float* distance, const double* face_normals, const double* areas, int64_t views, int64_t height,
-    int64_t width, int64_t faces, double mean_area, double eroded, double grazing, int64_t* votes, double* fused,
+    int64_t width, int64_t faces, const double* mean_area, double eroded, double grazing, int64_t* votes, double* fused,
     double* weight, double* agreement, void* stream
 ) {
-    int failed = launch(views * height * width, stream, EACH (int64_t i) {
+    int failed = launch(4 * faces, stream, EACH (int64_t i) { votes[i] = 0; });
+    if (failed) return failed;
+    failed = launch(views * height * width, stream, EACH (int64_t i) {
         int64_t f = face[i];
         if (f < 0 || distance[i] < eroded) return;
         int64_t v = i / (height * width);
@@ -45,6 +47,6 @@ extern "C" int fuse_normals(
         double agreed = fmin(size / total, 1.0);
         double turn = fmax(n0 * own[0] + n1 * own[1] + n2 * own[2], 0.0) / size;
         agreement[f] = agreed;
-        weight[f] = fmin(0.5 * total, 1.0) * agreed * agreed * agreed * agreed * turn * turn * areas[f] / mean_area;
+        weight[f] = fmin(0.5 * total, 1.0) * agreed * agreed * agreed * agreed * turn * turn * areas[f] / *mean_area;
     });
 }

@@ -32,11 +32,13 @@ DEVICE void rank(double* facing, int8_t* best, int size, double cosine, int view
     facing[at] = cosine, best[at] = (int8_t)view;
 }
 
+constexpr int STEP = 1, REACH = 2, SLACK = 3, APART = 4, COUNT = 5;  // of a search, as in observe.cu
+
 // slot_view: (F, SLOTS), -1 free, -2 taken by a view whose picture does not hold all of the search.
 extern "C" int choose_views(
     const double* vertices, const double* normals, const int32_t* faces, const double* face_normals,
     const double* matrix, const double* center, const double* map_matrix, const float* depth, int64_t face_count,
-    int64_t views, int64_t rows, int64_t columns, int64_t map_rows, int64_t map_columns, double reach, double slack,
+    int64_t views, int64_t rows, int64_t columns, int64_t map_rows, int64_t map_columns, const double* search,
     double least_facing, int8_t* slot_view, double* places, void* stream
 ) {
     return launch(face_count, stream, EACH (int64_t f) {
@@ -49,7 +51,7 @@ extern "C" int choose_views(
         for (int64_t v = 0; v < views; ++v) {
             double cosine = facing_of(face_normals + 3 * f, center + 3 * v, x, y, z);
             if (cosine > facing[SLOTS - 1]
-                && sees(map_matrix + 12 * v, depth + v * map_rows * map_columns, map_rows, map_columns, x, y, z, slack))
+                && sees(map_matrix + 12 * v, depth + v * map_rows * map_columns, map_rows, map_columns, x, y, z, search[SLACK]))
                 rank(facing, best, SLOTS, cosine, (int)v);
         }
         for (int s = 0; s < SLOTS; ++s) {
@@ -65,7 +67,7 @@ extern "C" int choose_views(
                     for (int k = 0; k < 3; ++k) {
                         const double *p = vertices + 3 * (int64_t)corner[k], *n = normals + 3 * (int64_t)corner[k];
                         double to = at + g0 * (p[0] - x) + g1 * (p[1] - y) + g2 * (p[2] - z);
-                        double by = reach * (g0 * n[0] + g1 * n[1] + g2 * n[2]);
+                        double by = search[REACH] * (g0 * n[0] + g1 * n[1] + g2 * n[2]);
                         place[2 * k + axis] = to, place[6 + 2 * k + axis] = by;
                         if (!(fabs(by) <= to && to < (axis ? rows : columns) - 1.001 - fabs(by))) best[s] = -2;
                     }
@@ -78,14 +80,14 @@ extern "C" int choose_views(
 
 // sums: (F, SUMS, heights): of each slot the sum of grey levels and of their squares, of each pair that of products.
 extern "C" int sample(
-    const float* grey, const int8_t* slot_view, const double* places, const double* samples, int64_t face_count,
-    int64_t sample_count, int64_t heights, int64_t rows, int64_t columns, double middle_grey, float* sums, void* stream
+    const float* grey, const int8_t* slot_view, const double* places, const double* samples, const double* search,
+    int64_t face_count, int64_t heights, int64_t rows, int64_t columns, double middle_grey, float* sums, void* stream
 ) {
     return launch(face_count * heights, stream, EACH (int64_t i) {
         int64_t f = i / heights, h = i % heights;
         float total[SUMS];
         for (int k = 0; k < SUMS; ++k) total[k] = 0.0f;
-        for (int64_t k = 0; k < sample_count; ++k) {
+        for (int64_t k = 0; k < (int64_t)search[COUNT]; ++k) {
             double wa = samples[2 * k], wb = samples[2 * k + 1], wc = 1.0 - wa - wb;
             float level[SLOTS];
             for (int s = 0; s < SLOTS; ++s) {
@@ -116,7 +118,7 @@ extern "C" int sample(
 extern "C" int correlate(
     const double* vertices, const double* normals, const double* center, const int8_t* slot_view, const float* sums,
     const int32_t* start, const int32_t* face, const int32_t* wide_start, const int32_t* wide_face,
-    int64_t vertex_count, int64_t views, int64_t heights, int64_t sample_count, double least_facing, double flat,
+    int64_t vertex_count, int64_t views, int64_t heights, const double* search, double least_facing, double flat,
     int8_t* best, float* flatness, float* curves, float* contrast, void* stream
 ) {
     int failed = launch(vertex_count, stream, EACH (int64_t i) {
@@ -160,7 +162,7 @@ extern "C" int correlate(
                 cross[b] += sum[(2 * SLOTS + pair_of(slot[b], slot[(b + 1) % 3])) * heights];
         }
         if (used < 6) return;
-        float over = 1.0f / (float)(used * sample_count), least = 1e9f, mean = 0.0f;
+        float over = 1.0f / (float)(used * (int64_t)search[COUNT]), least = 1e9f, mean = 0.0f;
         for (int b = 0; b < count; ++b) {
             total[b] *= over;
             square[b] = fmaxf(square[b] * over - total[b] * total[b], 1e-6f);
@@ -201,10 +203,11 @@ extern "C" int average(
 }
 
 extern "C" int peaks(
-    const float* curves, const float* contrast, int64_t vertex_count, int64_t heights, double step, double apart,
+    const float* curves, const float* contrast, int64_t vertex_count, int64_t heights, const double* search,
     double least_height, double above, double sharpness, double* want, double* variance, void* stream
 ) {
     return launch(vertex_count, stream, EACH (int64_t i) {
+        double step = search[STEP];
         want[i] = 0.0;
         variance[i] = INFINITY;
         if (!(contrast[i] > 0.0f)) return;
@@ -215,7 +218,7 @@ extern "C" int peaks(
         if (top == 0 || top == heights - 1 || c[top] < least_height) return;
         float rival = -1.0f;
         for (int64_t h = 1; h < heights - 1; ++h)
-            if (llabs(h - top) * step >= apart && c[h] >= c[h - 1] && c[h] >= c[h + 1]) rival = fmaxf(rival, c[h]);
+            if (llabs(h - top) * step >= search[APART] && c[h] >= c[h - 1] && c[h] >= c[h + 1]) rival = fmaxf(rival, c[h]);
         double bend = 2.0 * c[top] - c[top - 1] - c[top + 1];
         if (c[top] - rival < above || bend < 1e-6) return;
         double shift = 0.5 * ((double)c[top + 1] - c[top - 1]) / bend;

@@ -14,11 +14,12 @@ DEVICE bool smooth(const int32_t* face, const float* depth, int64_t at, int64_t 
     return true;
 }
 
-// rendered: (V, H, W, 3) normals as the cameras would see them. parts: (V, SUMS, CHUNKS). out: (V, SUMS).
+// rendered: (V, H, W, 3) normals as the cameras would see them. parts: (V, SUMS, CHUNKS). out: (V, SUMS), in the cameras'
+// frames. camera: (V, 3) where they stand. center: (3,), world, what rotations are about.
 extern "C" int rigid_rows(
     const double* vertex_normals, const int32_t* faces, const int32_t* face, const float* bary, const float* depth,
     const float* observed, const float* trust, const float* distance, const double* intrinsics, const double* rotation,
-    const double* center, int64_t views, int64_t height, int64_t width, double cut, double slack, double* rendered,
+    const double* camera, const double* center, int64_t views, int64_t height, int64_t width, double cut, double slack, double* rendered,
     double* parts, double* out, void* stream
 ) {
     int64_t pixels = height * width;
@@ -41,8 +42,10 @@ extern "C" int rigid_rows(
     failed = launch(views * CHUNKS, stream, EACH (int64_t i) {
         int64_t v = i / CHUNKS, chunk = i % CHUNKS;
         double fx = intrinsics[4 * v], fy = intrinsics[4 * v + 1], cx = intrinsics[4 * v + 2], cy = intrinsics[4 * v + 3];
-        const double* middle = center + 3 * v;
-        double sum[SUMS];
+        const double *r = rotation + 9 * v, *c = camera + 3 * v;
+        double middle[3], sum[SUMS];
+        for (int k = 0; k < 3; ++k)
+            middle[k] = r[3 * k] * (center[0] - c[0]) + r[3 * k + 1] * (center[1] - c[1]) + r[3 * k + 2] * (center[2] - c[2]);
         for (int k = 0; k < SUMS; ++k) sum[k] = 0.0;
         for (int64_t n = chunk; n < pixels; n += CHUNKS) {
             int64_t y = n / width, x = n % width, at = v * pixels + n;
@@ -86,11 +89,13 @@ extern "C" int rigid_rows(
     });
 }
 
-// counts: (V, 2) zeros: pixels of a view that both masks cover, and that either does, where it is known.
+// counts: (V, 2): pixels of a view that both masks cover, and that either does, where it is known.
 extern "C" int overlap(
     const int32_t* face, const int8_t* inside, const double* known, const int8_t* blind, int64_t views, int64_t height,
     int64_t width, int64_t* counts, void* stream
 ) {
+    int failed = launch(2 * views, stream, EACH (int64_t i) { counts[i] = 0; });
+    if (failed) return failed;
     return launch(views * height, stream, EACH (int64_t i) {
         int64_t v = i / height, y = i % height, both = 0, either = 0;
         const double* k = known + 4 * v;

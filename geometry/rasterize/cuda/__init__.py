@@ -71,6 +71,11 @@ class CudaRasterizer:
         self._library = Library(Path(__file__).with_name("rasterize.cu"), compute_device(device))
         self.name = "cuda emulated on the CPU" if self._library.emulated else "cuda"
 
+    @property
+    def library(self) -> Library:
+        """Its kernels, and the device they are on."""
+        return self._library
+
     def __reduce__(self) -> tuple[type[CudaRasterizer], tuple[str]]:
         return CudaRasterizer, (self._device,)  # a checkpoint holds no loaded library
 
@@ -88,8 +93,8 @@ class CudaRasterizer:
     ) -> DeviceRaster:
         lib, views, count = self._library, len(cameras), len(faces)
         screen = lib.empty((views, len(vertices), 3), torch.float64)
-        words = lib.zeros((views, height, width), torch.int64)
-        large, large_count = lib.empty((views * count,), torch.int32), lib.zeros((1,), torch.int32)
+        words = lib.empty((views, height, width), torch.int64)
+        large, large_count = lib.empty((views * count,), torch.int32), lib.empty((1,), torch.int32)
         face = lib.empty((views, height, width), torch.int32)
         bary = lib.empty((views, height, width, 2), torch.float32)
         depth = lib.empty((views, height, width), torch.float32)

@@ -61,7 +61,12 @@ extern "C" int rasterize(
     int32_t* large_count, int32_t* face, float* bary, float* depth, void* stream
 ) {
     int64_t pixels = height * width;
-    int failed = launch(views * vertex_count, stream, EACH (int64_t i) {
+    int failed = launch(views * pixels, stream, EACH (int64_t i) {
+        words[i] = 0;
+        if (i == 0) *large_count = 0;
+    });
+    if (failed) return failed;
+    failed = launch(views * vertex_count, stream, EACH (int64_t i) {
         const double *m = matrices + i / vertex_count * 12, *p = vertices + i % vertex_count * 3;
         double* out = screen + 3 * i;
         double w = m[8] * p[0] + m[9] * p[1] + m[10] * p[2] + m[11];
