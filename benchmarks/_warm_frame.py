@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
+from fusion_server.sight.resident import resident
 from fusion_server.surface import SurfaceSettings, View
 from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.cuda.frame import WarmFrame
 from fusion_server.surface.warm import WARM, Track
+from geometry.device import Lane
 from geometry.rasterize.cuda import CudaRasterizer
 
 Timed = Callable[[Callable[[], Any]], tuple[float, float]]  # milliseconds by the wall, by CUDA events
@@ -80,8 +80,7 @@ def measured(
             report["groups"][name] = {"call_ms": wall, "device_ms": event, "floor_ms": 1e3 * moved / speed}
         captured = kernels.warm_frame(track, views, rasterizer, settings)
         captured(views, track)
-        device = plain.inbox["normal"].device
-        there = [_on(device, view) for view in views]
+        there = resident(views, Lane(plain.inbox["normal"].device))
         ways = {"launched": (plain, views), "captured": (captured, views), "captured, maps there": (captured, there)}
         for name, (frame, given) in ways.items():
             if frame is captured and not captured.captured:
@@ -92,8 +91,3 @@ def measured(
             same = bool(np.array_equal(first.vertices, last.vertices))
             report["frames"][name] = {"wall_ms": wall, **frame.milliseconds(), "same_bits": same}
     return report
-
-
-def _on(device: torch.device, view: View) -> View:
-    maps = {name: torch.from_numpy(getattr(view, name)).to(device) for name in ("normal", "confidence", "mask")}
-    return replace(view, **maps)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusion_server.surface import View
-from geometry.device import Handover, Laps
+from geometry.device import Handover, Lane, Laps
 from models.engines import NormalPrediction
 from protocol.calibration import Camera
 
@@ -125,3 +125,12 @@ def checksums(pictures: Tensor) -> Tensor:
 def _signed(number: int) -> int:
     """The int32 of the same bits."""
     return number - 2**32 if number >= 2**31 else number
+
+
+def resident(views: Sequence[View], lane: Lane) -> list[ResidentView]:
+    """The same views, maps and pictures (in colour) handed over by a lane; both must be of one size in all views."""
+    stacked = {name: np.stack([getattr(view, name) for view in views]) for name in ("normal", "confidence", "mask")}
+    stacked["fine"] = np.stack([view.image for view in views])
+    stacked["checksum"] = np.array([view.checksum for view in views])
+    handed = Handover(lane, **{name: torch.from_numpy(maps).to(lane.device) for name, maps in stacked.items()})
+    return [ResidentView(view.camera, view.image_camera, view.valid, handed, n) for n, view in enumerate(views)]

@@ -26,7 +26,6 @@ class View:
     probability of the subject. image: (h, w) or (h, w, 3) uint8 for photometry, taken by image_camera, which stands
     where camera stands and may be finer. valid: (H, W) bool where the picture has something to show, None for
     everywhere; what lies beyond it, or beyond the map, is unknown and no background.
-    normal, confidence and mask may be torch tensors instead: kernels on their device take them from there.
     """
 
     camera: Camera

@@ -61,7 +61,7 @@ class Frame:
     @cached_property
     def observation(self) -> Observation:
         """See ``observe``."""
-        made = observe([_on_host(view) for view in self.views], self.photometric, self.kernels)
+        made = observe(self.views, self.photometric, self.kernels)
         self.clock.lap("observe")
         return made
 
@@ -141,10 +141,3 @@ def followed(track: Track, found: Warm, remember: float) -> Track:
         rest=track.rest + remember * (found.wanted - track.rest),
         bias=replace(track.bias, share=found.share),
     )
-
-
-def _on_host(view: View) -> View:
-    """A view whose maps are arrays, wherever they were."""
-    maps = {name: getattr(view, name) for name in ("normal", "confidence", "mask")}
-    there = {name: held.cpu().numpy() for name, held in maps.items() if not isinstance(held, np.ndarray)}
-    return replace(view, **there) if there else view

@@ -13,6 +13,7 @@ import torch
 from surface_scene import blob, ring, skin, turned, views_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fusion_server.sight.resident import resident
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
 from fusion_server.surface.bias import _tilt
 from fusion_server.surface.cuda import CudaKernels
@@ -26,7 +27,7 @@ from fusion_server.surface.silhouette import silhouettes
 from fusion_server.surface.solve import Shape, Topology, even_layout, relaxed, unfolded
 from fusion_server.surface.warm import Frame, warm
 from geometry.align import rigid_motion
-from geometry.device import Library
+from geometry.device import Lane, Library
 from geometry.device.build import compiler
 from geometry.mesh import Mesh
 from geometry.rasterize.cpu import CpuRasterizer
@@ -401,13 +402,9 @@ def test_a_frame_is_the_same_whichever_thread_comes_first(kernels, rasterizer, t
 
 
 def test_maps_that_are_on_the_device_are_taken_from_there(kernels, rasterizer, track, device):
-    views = observed(1.0)
+    views = [replace(view, image=np.repeat(view.image[..., None], 3, 2)) for view in observed(1.0)]
     host = kernels.warm(frame_of(views, kernels), track, rasterizer, SETTINGS)
-    place = torch.device(device)
-    there = [
-        replace(view, **{n: torch.from_numpy(getattr(view, n)).to(place) for n in ("normal", "confidence", "mask")})
-        for view in views
-    ]
+    there = resident(views, Lane(torch.device(device)))
     for given in (there, [*there[:3], *views[3:]]):
         ours = kernels.warm(frame_of(given, kernels), track, rasterizer, SETTINGS)
         np.testing.assert_array_equal(ours.vertices, host.vertices)

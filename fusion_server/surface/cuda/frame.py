@@ -83,10 +83,8 @@ class WarmFrame:
     # What comes in and what goes out.
 
     def fill(self, views: Sequence[View], track: Track) -> None:
-        """One copy of what is on the host; maps that are on the device already are copied there."""
+        """One copy of what is on the host; maps and pictures that are on the device already are copied there."""
         there = handed_on(views, self._lane)
-        normal = None if there is not None else views[0].normal
-        on_device = isinstance(normal, torch.Tensor) and normal.device == self._device
         host, rig = self.inbox.host, Rig.of([view.camera for view in views])
         for name in ("matrix", "rotation", "center", "focal"):
             host[name][:] = getattr(rig, name)
@@ -100,17 +98,14 @@ class WarmFrame:
             if self._photometric:
                 host["image"][v] = view.image
             for name in _MAPS:
-                if on_device:
-                    self.inbox[name][v].copy_(getattr(view, name), non_blocking=True)
-                else:
-                    host[name][v] = getattr(view, name)
+                host[name][v] = getattr(view, name)
         host["fine_focal"][:] = 1.0
         if self._photometric:
             fine = Rig.of([view.image_camera for view in views])
             host["fine_matrix"][:], host["fine_center"][:], host["fine_focal"][:] = fine.matrix, fine.center, fine.focal
         host["start"][:], host["rest"][:], host["share"][:] = track.vertices, track.rest, track.bias.share
         if there is None:
-            self.inbox.up(before=_MAPS[0] if on_device else None)
+            self.inbox.up()
             return
         self.inbox.up(before="image")
         for name in _MAPS:
