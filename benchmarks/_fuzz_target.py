@@ -12,27 +12,13 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["protocol.messages", "fusion_server.takes.layout"]):
-    from fusion_server.takes import layout
-    from protocol import messages
+with atheris.instrument_imports(include=["protocol.messages", "protocol.fields", "protocol.frame_record"]):
+    from protocol import frame_record, messages
 
 import msgpack
 
+from benchmarks._fuzz_seeds import FRAME, seeds
 from protocol.errors import HeadstreamError
-
-HEADER = messages.FrameHeader("cam03", "pc-1", 7, 7, 1, 2, -3, 4, 640, 480)
-FRAME = messages.Frame(HEADER, b"\xff\xd8 a picture \xff\xd9")
-CONTROL = (
-    messages.Hello("pc-1", ("cam03", "cam04"), 5, 3),
-    messages.Welcome(3, 9),
-    messages.Refused("no such node"),
-    messages.Grant("cam03", 3),
-    messages.ClockRequest(1),
-    messages.ClockReply(1, 2, 3, 4),
-    messages.Report("pc-1", "a_003", (messages.CameraReport("cam03", 300, 290, 8, 1, 29.97),)),
-    messages.Bye("pc-1"),
-    messages.Record(True, "a_003"),
-)
 
 
 def frame(data: bytes) -> None:
@@ -62,17 +48,7 @@ def control(data: bytes) -> None:
 
 def record(data: bytes) -> None:
     """A frame as it stands in a take."""
-    layout.unpack_frame_record(data)
-
-
-def seeds(name: str) -> list[bytes]:
-    """Good messages to begin with."""
-    head, picture = messages.pack_frame(FRAME)
-    if name == "frame":
-        return [bytes([len(head)]) + head + picture]
-    if name == "header":
-        return [msgpack.packb(msgpack.unpackb(head)[4:])]
-    return [layout.pack_frame_record(FRAME)] if name == "record" else [messages.pack_control(m) for m in CONTROL]
+    frame_record.unpack_frame_record(data)
 
 
 TARGETS = {"frame": frame, "header": header, "control": control, "record": record}

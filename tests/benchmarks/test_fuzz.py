@@ -6,22 +6,33 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import zmq
 
 from benchmarks import fuzz
+from benchmarks._fuzz_seeds import FRAME, seeds
 from benchmarks._hostile import GREETING, READY, attack, say
 from fusion_server.receive import Receiver
 from protocol.calibration import Calibration, Camera
+from protocol.frame_record import unpack_frame_record
 from protocol.keys import make_pair
-from protocol.messages import Frame, FrameHeader, Grant, Hello, pack_control, pack_frame, unpack_control
+from protocol.messages import Control, Frame, FrameHeader, Grant, Hello, pack_control, pack_frame, unpack_control
 from protocol.rig import ServerConfig, parse_rig
 from protocol.wire import data_dealer
 
 SIZE = (64, 48)
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+def test_the_fuzzer_begins_with_a_good_message_of_every_kind():
+    kinds = [type(unpack_control(data)) for data in seeds("control")]
+    assert set(kinds) == set(get_args(Control))
+    assert unpack_frame_record(*seeds("record")).header == FRAME.header
+    for name in fuzz.TARGETS:
+        assert seeds(name)
 
 
 @pytest.mark.slow
