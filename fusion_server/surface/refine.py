@@ -108,9 +108,9 @@ def refine(
     move = np.clip(observation.kernels.solve(system, step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
-    vertices = unfolded(vertices, topology, None if rest is None else rest.creased)
     if rest is not None:
         vertices = rest.carried(vertices, topology)
+    vertices = unfolded(vertices, topology)
     clock.lap("solve")
     return vertices, held
 

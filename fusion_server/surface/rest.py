@@ -11,7 +11,6 @@ import numpy as np
 from fusion_server.surface.solve import Shape, Topology
 from geometry.align import rigid_motion
 
-_CREASED = 0.4  # cosine between a face and its vertices' normals; less may fold over when somebody breathes on it
 _SWEEPS = 20  # of Gauss and Seidel a time; each frame goes on where the last one stopped
 
 
@@ -21,22 +20,20 @@ class Rest:
 
     vertices (P, 3). height (2E,): metres, of each neighbour over a vertex's tangent plane. layout (2E,): weights of a
     vertex's neighbours, of sum 1, whose mean lies straight above or below it. unseen (P,) bool: vertices that nobody
-    saw when the pose was taken. creased (F,) bool: faces that were folded over then,
-    or nearly.
+    saw when the pose was taken.
     """
 
     vertices: np.ndarray
     height: np.ndarray
     layout: np.ndarray
     unseen: np.ndarray
-    creased: np.ndarray
 
     @classmethod
     def of(cls, shape: Shape, topology: Topology, unseen: np.ndarray) -> Rest:
         """Take a pose as the one at rest; unseen (P,) bool."""
         height, layout = np.empty(len(topology.neighbour)), np.empty(len(topology.neighbour))
         _rest(shape.vertices, shape.normals, topology.start, topology.neighbour, height, layout)
-        return cls(shape.vertices, height, layout, unseen, shape.folded(topology, _CREASED))
+        return cls(shape.vertices, height, layout, unseen)
 
     @cached_property
     def _inner(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from surface_scene import blob, icosphere, ring, skin, turned, views_of
 from fusion_server.surface import SurfaceSettings
 from fusion_server.surface.bias import Bias
 from fusion_server.surface.contour import add_contours, contour_rows
+from fusion_server.surface.density import edge_lengths
 from fusion_server.surface.observation import look, observe
 from fusion_server.surface.photometric import photometric_positions
 from fusion_server.surface.refine import Clock, Step, measured_bias, refine
@@ -185,6 +186,50 @@ def test_a_fold_is_smoothed_away_and_the_rest_left_alone():
     far = np.linalg.norm(sphere.vertices - sphere.vertices[100], axis=1) > 0.8
     np.testing.assert_array_equal(flat[far], vertices[far])
     assert unfolded(sphere.vertices, topology) is sphere.vertices
+
+
+def test_a_crease_is_smoothed_until_no_face_is_near_folding():
+    sphere = icosphere(3)
+    topology = Topology.of(sphere.faces, len(sphere.vertices))
+    vertices = sphere.vertices.copy()
+    pushed = np.linalg.norm(vertices - vertices[100], axis=1) < 0.35
+    vertices[pushed] += 0.3 * np.random.default_rng(0).normal(size=(pushed.sum(), 3))
+    assert Shape.of(vertices, topology).folded(topology).sum() > 3
+    flat = unfolded(vertices, topology, 0.4)
+    assert not Shape.of(flat, topology).folded(topology, 0.4).any()
+
+
+def test_a_fold_in_the_rest_pose_of_what_nobody_sees_does_not_stay():
+    mesh = blob(4)
+    observation = observe(views_of(mesh, skin(4), CAMERAS), False)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    vertices = mesh.vertices.copy()
+    at = topology.neighbour[topology.start[100]]
+    vertices[100] += 2.5 * (mesh.vertices[at] - mesh.vertices[100])
+    shape = Shape.of(vertices, topology)
+    assert shape.folded(topology).any()
+    unseen = np.linalg.norm(mesh.vertices - mesh.vertices[100], axis=1) < 20e-3
+    pose = Rest.of(shape, topology, unseen)
+    seen = look(vertices, topology, observation, RASTERIZER)
+    moved, _ = refine(seen, topology, Step(10.0, 4e-3, 0.1), SETTINGS, Clock(), rest=pose)
+    assert not Shape.of(moved, topology).folded(topology).any()
+
+
+def test_vertices_go_where_the_surface_bends_and_somebody_sees_it():
+    mesh = blob(4)
+    front = tuple(camera for camera in CAMERAS if camera.center[2] > 0.3)
+    observation = observe(views_of(mesh, skin(4), front), False)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    seen = look(mesh.vertices, topology, observation, RASTERIZER)
+    length = edge_lengths(seen, topology)
+    behind, before = mesh.vertices[:, 2] < -0.06, mesh.vertices[:, 2] > 0.06
+    np.testing.assert_allclose(length[behind], 2.0)
+    assert length[before].max() < 1.8
+    i, j = topology.edges.T
+    bend = np.linalg.norm(seen.shape.normals[i] - seen.shape.normals[j], axis=1)
+    bend /= np.linalg.norm(mesh.vertices[i] - mesh.vertices[j], axis=1)
+    near = before[i] & before[j]
+    assert np.corrcoef(bend[near], np.log(length[i])[near])[0, 1] < -0.6
 
 
 def test_fused_normals_are_those_of_the_subject(scene):
