@@ -18,7 +18,7 @@ from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
 
-_DISAGREEMENT = 1.5  # a fused normal's error over the spread of its votes: errors that views share do not show in it
+_DISAGREEMENT = 1.0  # a fused normal's error over the spread of its votes: errors that views share do not show in it
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
 _WORST_MISFIT = 2.0  # times the best case: a surface that biased normals drag off must not let go of its masks
 _OVERLAP = 1.5  # neighbours' patches overlap, so each position knows less than its variance says

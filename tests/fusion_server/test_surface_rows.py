@@ -16,7 +16,7 @@ from fusion_server.surface.contour import add_contours, contour_rows
 from fusion_server.surface.density import edge_lengths
 from fusion_server.surface.observation import look, observe
 from fusion_server.surface.photometric import photometric_positions
-from fusion_server.surface.refine import Clock, Step, measured_bias, refine
+from fusion_server.surface.refine import Clock, Step, measured_bias, refine, sigma_normal
 from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
@@ -333,6 +333,25 @@ def test_an_iteration_brings_a_wrong_surface_nearer(scene):
     again, reused = refine(look(after, topology, observation, RASTERIZER), topology, step, SETTINGS, Clock(), held)
     assert reused is held
     assert np.median(index.distances(again)) < first
+
+
+def test_normals_are_trusted_by_about_the_error_that_they_have(scene):
+    """Errors of views that know nothing of each other: what is claimed may be twice the truth and not less than it."""
+    mesh, views, _, topology = scene
+    draw = np.random.default_rng(4)
+
+    def tilted(normal: np.ndarray) -> np.ndarray:
+        smooth = [cv2.GaussianBlur(draw.normal(size=normal.shape[:2]), (0, 0), 7) for _ in range(3)]
+        normal = normal + np.radians(5) * np.stack([each / each.std() for each in smooth], -1)
+        return (normal / np.linalg.norm(normal, axis=-1, keepdims=True)).astype(np.float32)
+
+    noisy = [replace(view, normal=tilted(view.normal)) for view in views]
+    seen = look(mesh.vertices, topology, observe(noisy, False), RASTERIZER)
+    sure = seen.fused.weight > 0.3
+    off = np.linalg.norm(seen.fused.normal - seen.shape.face_normals, axis=1)[sure]
+    actual = np.sqrt((off**2).mean() / 2)  # of each of the two ways that a normal can tilt
+    assert actual > np.radians(2)
+    assert 1 <= sigma_normal(seen.fused, SETTINGS) / actual < 2
 
 
 def test_normals_that_all_views_have_wrong_alike_yield_to_pictures(scene):
