@@ -22,8 +22,8 @@ _DISAGREEMENT = 1.0  # a fused normal's error over the spread of its votes: erro
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
 _WORST_MISFIT = 2.0  # times the best case: a surface that biased normals drag off must not let go of its masks
 _OVERLAP = 1.5  # neighbours' patches overlap, so each position knows less than its variance says
-_PULL = 2.5  # normals lose trust where pictures pull by more than 1 / this of a standard deviation, in the median
-_WORST_DOUBT = 4.0  # times what their spread says
+_PULL = 3.5  # normals lose trust where pictures pull by more than 1 / this of a standard deviation, in the median
+_WORST_DOUBT = 6.0  # times what their spread says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
 BORDER = 4e-3  # metres from where the pictures end: nearer, a vertex counts as leaving them
@@ -108,9 +108,10 @@ def refine(
     move = np.clip(observation.kernels.solve(system, step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
-    if rest is not None:
-        vertices = rest.carried(vertices, topology)
-    vertices = unfolded(vertices, topology)
+    if rest is None:
+        vertices = unfolded(vertices, topology)
+    else:
+        vertices = rest.unfolded(rest.carried(vertices, topology), topology)
     clock.lap("solve")
     return vertices, held
 

@@ -15,7 +15,7 @@ from fusion_server.surface.quality import check, judged
 from fusion_server.surface.refine import Clock, Step, hidden, measured_bias
 from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
-from fusion_server.surface.solve import Shape, Topology, unfolded
+from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import Steady, steadied
 from fusion_server.surface.stuck import Repeats
 from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm
@@ -132,7 +132,7 @@ class SurfaceTracker:
         # Nobody sees jitter on a head that is flung about, and a surface that is still settling must not be held back.
         jumped = bool(flag) or iterations > self._settings.iterations or not self._settings.steady
         shown = steadied(None if jumped else self._shown, candidate.track.vertices)
-        self._shown = replace(shown, vertices=unfolded(shown.vertices, candidate.track.topology))
+        self._shown = replace(shown, vertices=candidate.track.pose.unfolded(shown.vertices, candidate.track.topology))
         frame.clock.lap("steady")
         return _surface(candidate.track, self._shown.vertices, kind, quality, frame, iterations)
 
