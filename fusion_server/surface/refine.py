@@ -29,6 +29,7 @@ _DAMPING = 3e-3  # metres
 BORDER = 4e-3  # metres from where the pictures end: nearer, a vertex counts as leaving them
 _GATE, _SCALE = 10.0, 4e-3  # pixels, metres: see Step; of outlines that say whether a vertex is seen
 _BEHIND = 3e-3  # metres behind what a pixel shows, a vertex is hidden
+_UNFOLDED = 3  # rounds in an iteration of a track
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
 
 
@@ -110,8 +111,8 @@ def refine(
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
     if rest is None:
         vertices = unfolded(vertices, topology)
-    else:
-        vertices = rest.unfolded(rest.carried(vertices, topology), topology)
+    else:  # the tracker leads back what is left
+        vertices = rest.carried(unfolded(vertices, topology, rounds=_UNFOLDED), topology)
     clock.lap("solve")
     return vertices, held
 

@@ -18,7 +18,7 @@ from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import Steady, steadied
 from fusion_server.surface.stuck import Repeats
-from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm
+from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm, without_folds
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
@@ -69,6 +69,8 @@ class SurfaceTracker:
 
     def _candidate(self, frame: Frame, track: Track, found: Warm) -> _Candidate:
         """Judge what came out of a frame."""
+        found = without_folds(found, track)
+        frame.clock.lap("unfold")
         quality = judged(found.fit, len(track.topology.faces), frame.names, track.reference)
         return _Candidate(followed(track, found, _REMEMBER), quality)
 

@@ -218,17 +218,6 @@ def test_folds_of_a_track_go_back_to_the_shape_that_was_there(scene):
     assert pose.unfolded(turn, topology) is turn
 
 
-def test_an_iteration_of_a_track_leaves_no_fold(scene):
-    mesh, _, observation, topology = scene
-    vertices = mesh.vertices.copy()
-    pushed = np.linalg.norm(mesh.vertices - mesh.vertices[100], axis=1) < 15e-3
-    vertices[pushed] += 10e-3 * np.random.default_rng(0).normal(size=(pushed.sum(), 3))
-    pose = Rest.of(Shape.of(mesh.vertices, topology), topology, np.zeros(len(vertices), np.bool_))
-    seen = look(vertices, topology, observation, RASTERIZER)
-    moved, _ = refine(seen, topology, Step(10.0, 4e-3, 0.1), SETTINGS, Clock(), rest=pose)
-    assert not Shape.of(moved, topology).folded(topology).any()
-
-
 def test_vertices_go_where_the_surface_bends_and_somebody_sees_it():
     mesh = blob(4)
     front = tuple(camera for camera in CAMERAS if camera.center[2] > 0.3)

@@ -13,6 +13,7 @@ from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
 from fusion_server.surface.solve import Shape
 from fusion_server.surface.steady import steadied
 from fusion_server.surface.stuck import Repeats
+from fusion_server.surface.warm import warm
 from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex, surface_distance
 from geometry.mesh import Mesh, vertex_normals
@@ -101,6 +102,26 @@ def test_a_keyframe_spends_its_vertices_where_cameras_see_it():
     behind, before = depth < np.percentile(depth, 10), depth > np.percentile(depth, 60)
     assert np.median(long[behind]) > 1.5 * np.median(long[before])
     assert len(key.vertices) == pytest.approx(2500, rel=0.15)
+
+
+def test_a_warm_frame_has_no_fold_that_an_iteration_left(monkeypatch):
+    tracker = SurfaceTracker(SETTINGS, CpuRasterizer())
+    tracker.update(observed(subject(0)))
+    topology = tracker._track.topology
+
+    def folding(*given):
+        found = warm(*given)
+        vertices = found.vertices.copy()
+        near = np.linalg.norm(vertices - vertices[100], axis=1) < 25e-3
+        vertices[near] += 8e-3 * np.random.default_rng(0).normal(size=(near.sum(), 3))
+        count = int(Shape.of(vertices, topology).folded(topology).sum())
+        assert count > 0
+        return replace(found, vertices=vertices, fit=replace(found.fit, inverted=count))
+
+    monkeypatch.setattr("fusion_server.surface.track.warm", folding)
+    shown = tracker.update(observed(subject(1)))
+    assert shown.quality.inverted == 0
+    assert not Shape.of(tracker._track.vertices, topology).folded(topology).any()
 
 
 def test_what_is_handed_out_has_no_fold_that_the_filter_made(monkeypatch):
