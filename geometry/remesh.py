@@ -1,4 +1,4 @@
-"""Isotropic remeshing: triangles of one size, as equilateral as the shape lets them be.
+"""Isotropic remeshing: triangles of one size, or of sizes that are asked for, as equilateral as the shape lets them be.
 
 Botsch and Kobbelt, "A Remeshing Approach to Multiresolution Modeling" (SGP 2004): split long edges, collapse short
 ones, flip towards valence six, relax along the surface, project back onto it; a few rounds. Closed manifold meshes
@@ -18,10 +18,14 @@ _WIDEST = 24  # faces at one vertex; nothing that would make more is done
 _SHARPEST = 0.3  # cosine between a face's normal before and after an operation; less is refused as a fold
 
 
-def edge_length_for(mesh: Mesh, vertices: int) -> float:
-    """The edge length, metres, at which a closed surface has about this many vertices."""
+def edge_length_for(mesh: Mesh, vertices: int, relative: float | np.ndarray = 1.0) -> float | np.ndarray:
+    """The edge length, metres, at which a closed surface has about this many vertices.
+
+    relative: how long edges are to be at each vertex (P,), to one another; then so is what comes back.
+    """
     _, area = face_normals(mesh.vertices, mesh.faces)
-    return float(np.sqrt(2 * area.sum() / (np.sqrt(3) * vertices)))
+    at_faces = np.broadcast_to(relative, len(mesh.vertices))[mesh.faces].mean(1)
+    return relative * float(np.sqrt(2 / np.sqrt(3) * (area / at_faces**2).sum() / vertices))
 
 
 def is_closed_manifold(faces: np.ndarray) -> bool:
@@ -39,10 +43,11 @@ def is_closed_manifold(faces: np.ndarray) -> bool:
     return bool(_single_fans(np.ascontiguousarray(faces, dtype=np.int32), start, around, used))
 
 
-def remesh(mesh: Mesh, edge_length: float, rounds: int = 5, surface=None) -> Mesh:
+def remesh(mesh: Mesh, edge_length: float | np.ndarray, rounds: int = 5, surface=None) -> Mesh:
     """An even mesh of the same surface, edges about ``edge_length`` metres; texture coordinates are dropped.
 
-    surface: a ``geometry.measure.SurfaceIndex`` to project onto; by default the mesh itself.
+    edge_length: one for all, or that at each vertex of the mesh (P,); it should vary slowly. surface: a
+    ``geometry.measure.SurfaceIndex`` to project onto; by default the mesh itself.
     Raises ValueError for a mesh that is not closed and manifold, or has a vertex of very many faces.
     """
     from geometry.measure import SurfaceIndex
@@ -51,21 +56,59 @@ def remesh(mesh: Mesh, edge_length: float, rounds: int = 5, surface=None) -> Mes
         raise ValueError("remeshing needs a closed manifold mesh: every edge with one face on either side")
     if np.bincount(mesh.faces.ravel()).max() > _WIDEST:
         raise ValueError(f"remeshing takes at most {_WIDEST} faces at a vertex")
-    surface = surface or SurfaceIndex(mesh)
+    own = SurfaceIndex(mesh)
+    surface = surface or own
+    wanted = np.broadcast_to(np.asarray(edge_length, np.float64), len(mesh.vertices))
     vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
     faces = np.ascontiguousarray(mesh.faces, dtype=np.int32)
+    length = wanted
     for _ in range(rounds):
-        vertices, faces = _round(vertices, faces, edge_length)
+        vertices, faces, length = _round(vertices, faces, length)
         for _ in range(2):
-            vertices = _relaxed(vertices, faces)
-        vertices = surface.closest(vertices)[0]
-    return Mesh(vertices, faces)
+            vertices = _relaxed(vertices, faces, length)
+        vertices, _, nearest = surface.closest(vertices)
+        if np.ndim(edge_length):
+            nearest = nearest if surface is own else own.closest(vertices)[2]
+            length = wanted[mesh.faces[nearest]].mean(1)
+    return _without_spikes(Mesh(vertices, faces))
 
 
-def _relaxed(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Each vertex moved in its tangent plane towards the area-weighted middle of its faces.  # P,3"""
+def _without_spikes(mesh: Mesh) -> Mesh:
+    """The mesh without vertices of three faces: a face takes their place.
+
+    They are left where no edge can be collapsed or flipped any more, often one within the other, and nothing that is
+    done to a surface later can keep so many small faces from folding over.
+    """
+    faces = mesh.faces
+    while True:
+        count = np.bincount(faces.ravel(), minlength=len(mesh.vertices))
+        touched = np.zeros(len(mesh.vertices), np.bool_)
+        gone, made = np.zeros(len(faces), np.bool_), []
+        for v in np.flatnonzero(count == 3):
+            fan = np.flatnonzero((faces == v).any(1))
+            following = {}
+            for face in faces[fan]:
+                at = int(np.flatnonzero(face == v)[0])
+                following[face[(at + 1) % 3]] = face[(at + 2) % 3]
+            a = faces[fan[0]][faces[fan[0]] != v][0]
+            triangle = [a, following[a], following[following[a]]]
+            if touched[triangle].any() or touched[v] or (count[triangle] == 3).all():
+                continue
+            touched[[v, *triangle]] = True
+            gone[fan] = True
+            made.append(triangle)
+        if not made:
+            break
+        faces = np.concatenate([faces[~gone], np.array(made, np.int32)])
+    used, compact = np.unique(faces, return_inverse=True)
+    return Mesh(mesh.vertices[used], compact.reshape(-1, 3).astype(np.int32))
+
+
+def _relaxed(vertices: np.ndarray, faces: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Each vertex moved in its tangent plane towards the middle of its faces, weighted by how large they are for the
+    edge length (P,) that is wanted there.  # P,3"""
     _, area = face_normals(vertices, faces)
-    weight = np.repeat(area, 3)
+    weight = np.repeat(area / length[faces].mean(1) ** 2, 3)
     corners = faces.ravel()
     middle = vertices[faces].mean(1)
     total = np.maximum(np.bincount(corners, weight, minlength=len(vertices)), 1e-20)
@@ -76,11 +119,11 @@ def _relaxed(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return vertices + 0.7 * (move - (move * normal).sum(1, keepdims=True) * normal)
 
 
-def _round(vertices: np.ndarray, faces: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
-    """One round of splits, collapses and flips, on arrays with room to grow."""
+def _round(vertices: np.ndarray, faces: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One round of splits, collapses and flips, on arrays with room to grow: vertices, faces and lengths (P,)."""
     room = len(vertices)
     pairs = edges(faces)
-    long = np.linalg.norm(vertices[pairs[:, 0]] - vertices[pairs[:, 1]], axis=1) / (_LONG * length)
+    long = np.linalg.norm(vertices[pairs[:, 0]] - vertices[pairs[:, 1]], axis=1) / (_LONG * length[pairs].mean(1))
     room += int(np.ceil(2 * np.maximum(long - 1, 0) ** 2 + 4 * (long > 1)).sum()) + 1000
     points = np.zeros((room, 3))
     points[: len(vertices)] = vertices
@@ -88,11 +131,13 @@ def _round(vertices: np.ndarray, faces: np.ndarray, length: float) -> tuple[np.n
     triangles[: len(faces)] = faces
     ring = np.full((room, _WIDEST), -1, np.int32)
     size = np.zeros(room, np.int32)
-    alive = _work(points, triangles, ring, size, len(vertices), len(faces), length)
+    lengths = np.zeros(room)
+    lengths[: len(vertices)] = length
+    alive = _work(points, triangles, ring, size, len(vertices), len(faces), lengths)
     triangles = triangles[: alive[1]]
     triangles = triangles[triangles[:, 0] >= 0]
     used, compact = np.unique(triangles, return_inverse=True)
-    return points[used], compact.reshape(-1, 3).astype(np.int32)
+    return points[used], compact.reshape(-1, 3).astype(np.int32), lengths[used]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -103,20 +148,20 @@ def _work(points, faces, ring, size, vertex_count, face_count, length):
             if size[v] < _WIDEST:
                 ring[v, size[v]] = f
                 size[v] += 1
-    long2, short2 = (_LONG * length) ** 2, (_SHORT * length) ** 2
     f = 0
     while f < face_count:  # faces made on the way are visited too, so one sweep splits everything that is long
         longest, at = 0.0, -1
         for k in range(3):
             i, j = faces[f, k], faces[f, (k + 1) % 3]
-            d = _square(points, i, j)
+            d = _square(points, i, j) / _wanted(length, i, j)
             if d > longest:
                 longest, at = d, k
         split = False
-        if longest > long2 and vertex_count < points.shape[0] and face_count + 2 <= faces.shape[0]:
+        if longest > _LONG**2 and vertex_count < points.shape[0] and face_count + 2 <= faces.shape[0]:
             i, j = faces[f, at], faces[f, (at + 1) % 3]
             split = _split(points, faces, ring, size, i, j, vertex_count, face_count)
             if split:
+                length[vertex_count] = 0.5 * (length[i] + length[j])
                 vertex_count += 1
                 face_count += 2
         if not split:
@@ -126,8 +171,8 @@ def _work(points, faces, ring, size, vertex_count, face_count, length):
             if faces[f, 0] < 0:
                 break
             i, j = faces[f, k], faces[f, (k + 1) % 3]
-            if _square(points, i, j) < short2:
-                _collapse(points, faces, ring, size, i, j, long2)
+            if _square(points, i, j) < _SHORT**2 * _wanted(length, i, j):
+                _collapse(points, faces, ring, size, i, j, length)
     for f in range(face_count):
         for k in range(3):
             if faces[f, 0] >= 0:
@@ -139,6 +184,12 @@ def _work(points, faces, ring, size, vertex_count, face_count, length):
 def _square(points, i, j):
     x, y, z = points[i, 0] - points[j, 0], points[i, 1] - points[j, 1], points[i, 2] - points[j, 2]
     return x * x + y * y + z * z
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _wanted(length, i, j):
+    """The square of an edge's wanted length."""
+    return (0.5 * (length[i] + length[j])) ** 2
 
 
 @numba.njit(cache=True, nogil=True)
@@ -225,7 +276,7 @@ def _folds(points, faces, ring, size, v, skip, target, before, after):
 
 
 @numba.njit(cache=True, nogil=True)
-def _collapse(points, faces, ring, size, i, j, long2):
+def _collapse(points, faces, ring, size, i, j, length):
     f, k = _wing(faces, ring, size, i, j)
     g, o = _wing(faces, ring, size, j, i)
     if f < 0 or g < 0 or k == o or size[i] + size[j] - 4 > _WIDEST or size[k] <= 3 or size[o] <= 3:
@@ -243,7 +294,7 @@ def _collapse(points, faces, ring, size, i, j, long2):
             if v != j and _wing(faces, ring, size, j, v)[0] >= 0:
                 shared += 1
             x, y, z = points[v, 0] - target[0], points[v, 1] - target[1], points[v, 2] - target[2]
-            if v != j and x * x + y * y + z * z > long2:
+            if v != j and x * x + y * y + z * z > _LONG**2 * _wanted(length, i, v):
                 return False
     if shared != 2:
         return False
@@ -252,7 +303,7 @@ def _collapse(points, faces, ring, size, i, j, long2):
         for corner in range(3):
             v = faces[face, corner]
             x, y, z = points[v, 0] - target[0], points[v, 1] - target[1], points[v, 2] - target[2]
-            if x * x + y * y + z * z > long2:
+            if x * x + y * y + z * z > _LONG**2 * _wanted(length, j, v):
                 return False
     if _folds(points, faces, ring, size, i, j, target, before, after):
         return False

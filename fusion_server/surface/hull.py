@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.csgraph import connected_components
-from skimage.measure import marching_cubes
+from skimage.measure import euler_number, marching_cubes
 
 from fusion_server.surface.base import Rig, SurfaceError
 from fusion_server.surface.silhouette import SOFT, Silhouettes, inward
@@ -28,6 +28,7 @@ _COARSE = 48  # cells across, to find where the subject is
 _VOTERS = 6  # with this many views or more, one may be overruled
 _STRIDE = 4  # pixels of the maps in which coverage is counted
 _WELL_INSIDE = 6.0  # pixels
+_BRIDGES = (1.5, 3.0, 5.0)  # cells: radii of what tunnels must let pass to stay, tried one after the other
 
 
 def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 128) -> Mesh:
@@ -44,7 +45,7 @@ def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 1
     low, high = _bounds(rig, [cameras[n] for n in usable], outlines.inside[usable], distance, known)
     step = float((high - low).max()) / cells
     field = _field(rig, distance, known, low, high, step)
-    return _surface(field, low, step)
+    return closed_surface(field, low, step)
 
 
 def _bounds(rig, cameras, inside, distance, known) -> tuple[np.ndarray, np.ndarray]:
@@ -116,8 +117,12 @@ def _overrule(rig: Rig, distance, known, low, step, least, second, by) -> None:
         _give_back(rig.matrix, low, step, bare, least, second, by)
 
 
-def _surface(field: np.ndarray, low: np.ndarray, step: float) -> Mesh:
-    """The zero level as one closed mesh: the largest piece, without cavities."""
+def closed_surface(field: np.ndarray, low: np.ndarray, step: float) -> Mesh:
+    """The zero level of a field (X, Y, Z), positive inside, as one closed mesh: the largest piece, without cavities and
+    without narrow tunnels. low (3,): where its first cell lies; step: metres between cells.
+
+    Raises SurfaceError when nothing is inside, or the field is noise.
+    """
     solid = field > 0
     label, count = ndimage.label(solid)
     if count == 0:
@@ -129,9 +134,20 @@ def _surface(field: np.ndarray, low: np.ndarray, step: float) -> Mesh:
     field = np.where(ndimage.binary_fill_holes(solid) & ~solid, 0.25 * step, field)
     # Values far from the surface say nothing of its place, and would make the smoothing pull thin parts away.
     field = np.pad(np.clip(field, -2 * step, 2 * step), 2, constant_values=-2 * step)
+    mesh = _zero_level(field, step)
+    for radius in _BRIDGES:
+        if tunnels(mesh) == 0:
+            break
+        field = _bridged(field, 2 * step, radius)
+        mesh = _zero_level(field, step)
+    return Mesh(mesh.vertices + low - 2 * step, mesh.faces)
+
+
+def _zero_level(field: np.ndarray, step: float) -> Mesh:
+    """The largest closed piece of a field's zero level, faces counter-clockwise from outside, as finely as it goes."""
     for blur in (0.6, 1.0, 1.5):
         vertices, faces, _, _ = marching_cubes(ndimage.gaussian_filter(field, blur), 0.0, spacing=(step,) * 3)
-        mesh = _largest_piece(Mesh(vertices + low - 2 * step, faces.astype(np.int32)))
+        mesh = _largest_piece(Mesh(vertices, faces.astype(np.int32)))
         if is_closed_manifold(mesh.faces):
             break
     else:
@@ -140,6 +156,30 @@ def _surface(field: np.ndarray, low: np.ndarray, step: float) -> Mesh:
     if np.einsum("ni,ni->", a, np.cross(b, c)) < 0:
         mesh = Mesh(mesh.vertices, np.ascontiguousarray(mesh.faces[:, ::-1]))
     return mesh
+
+
+def tunnels(mesh: Mesh) -> int:
+    """How many tunnels go through a closed mesh of one piece: its genus."""
+    return 1 - (len(mesh.vertices) - len(edges(mesh.faces)) + len(mesh.faces)) // 2
+
+
+def _bridged(field: np.ndarray, inside: float, radius: float) -> np.ndarray:
+    """The field with tunnels closed that a ball of this radius (cells) does not pass.
+
+    Ragged masks of hair and collars drill them. A mesh cannot lie in a tunnel that is narrower than its edges: its
+    faces fold there, whatever is done to them. Clefts that are no tunnels stay open.
+    """
+    solid = field > 0
+    grown = ndimage.distance_transform_edt(~solid) <= radius
+    label, _ = ndimage.label((ndimage.distance_transform_edt(grown) > radius) & ~solid, np.ones((3, 3, 3)))
+    field = field.copy()
+    for number, box in enumerate(ndimage.find_objects(label), 1):
+        around = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
+        plug = label[around] == number
+        # Cells that meet at an edge alone may or may not be joined by the mesh: a tunnel counts either way.
+        if any(euler_number(solid[around] | plug, n) > euler_number(solid[around], n) for n in (1, 3)):
+            field[around][plug] = inside
+    return field
 
 
 def _largest_piece(mesh: Mesh) -> Mesh:

@@ -18,17 +18,18 @@ from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
 
-_DISAGREEMENT = 1.5  # a fused normal's error over the spread of its votes: errors that views share do not show in it
+_DISAGREEMENT = 1.0  # a fused normal's error over the spread of its votes: errors that views share do not show in it
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
 _WORST_MISFIT = 2.0  # times the best case: a surface that biased normals drag off must not let go of its masks
 _OVERLAP = 1.5  # neighbours' patches overlap, so each position knows less than its variance says
-_PULL = 2.5  # normals lose trust where pictures pull by more than 1 / this of a standard deviation, in the median
-_WORST_DOUBT = 4.0  # times what their spread says
+_PULL = 3.5  # normals lose trust where pictures pull by more than 1 / this of a standard deviation, in the median
+_WORST_DOUBT = 6.0  # times what their spread says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
 BORDER = 4e-3  # metres from where the pictures end: nearer, a vertex counts as leaving them
 _GATE, _SCALE = 10.0, 4e-3  # pixels, metres: see Step; of outlines that say whether a vertex is seen
 _BEHIND = 3e-3  # metres behind what a pixel shows, a vertex is hidden
+_UNFOLDED = 3  # rounds in an iteration of a track
 _LONGEST = 6e-3  # metres a vertex may move in one iteration
 
 
@@ -108,9 +109,10 @@ def refine(
     move = np.clip(observation.kernels.solve(system, step.solver_steps), -_LONGEST, _LONGEST)
     moved = Shape.of(shape.vertices + move[:, None] * shape.normals, topology)
     vertices = relaxed(moved, topology, even_layout(topology) if rest is None else rest.layout, step.relax)
-    vertices = unfolded(vertices, topology, None if rest is None else rest.creased)
-    if rest is not None:
-        vertices = rest.carried(vertices, topology)
+    if rest is None:
+        vertices = unfolded(vertices, topology)
+    else:  # the tracker leads back what is left
+        vertices = rest.carried(unfolded(vertices, topology, rounds=_UNFOLDED), topology)
     clock.lap("solve")
     return vertices, held
 

@@ -7,11 +7,14 @@ from functools import cached_property
 
 import numba
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from fusion_server.surface.solve import Shape, Topology
 from geometry.align import rigid_motion
 
-_CREASED = 0.4  # cosine between a face and its vertices' normals; less may fold over when somebody breathes on it
+_ROUNDS = 32  # of leading folds back to the pose
+_PATIENCE = 4  # of them before a fold's surroundings are taken one ring wider
 _SWEEPS = 20  # of Gauss and Seidel a time; each frame goes on where the last one stopped
 
 
@@ -21,22 +24,20 @@ class Rest:
 
     vertices (P, 3). height (2E,): metres, of each neighbour over a vertex's tangent plane. layout (2E,): weights of a
     vertex's neighbours, of sum 1, whose mean lies straight above or below it. unseen (P,) bool: vertices that nobody
-    saw when the pose was taken. creased (F,) bool: faces that were folded over then,
-    or nearly.
+    saw when the pose was taken.
     """
 
     vertices: np.ndarray
     height: np.ndarray
     layout: np.ndarray
     unseen: np.ndarray
-    creased: np.ndarray
 
     @classmethod
     def of(cls, shape: Shape, topology: Topology, unseen: np.ndarray) -> Rest:
         """Take a pose as the one at rest; unseen (P,) bool."""
         height, layout = np.empty(len(topology.neighbour)), np.empty(len(topology.neighbour))
         _rest(shape.vertices, shape.normals, topology.start, topology.neighbour, height, layout)
-        return cls(shape.vertices, height, layout, unseen, shape.folded(topology, _CREASED))
+        return cls(shape.vertices, height, layout, unseen)
 
     @cached_property
     def _inner(self) -> np.ndarray:
@@ -65,6 +66,32 @@ class Rest:
         off = vertices - stiff
         _spread(off, topology.start, topology.neighbour, self._inner, _SWEEPS)
         return np.where(self.unseen[:, None], stiff + off, vertices)
+
+    def unfolded(self, vertices: np.ndarray, topology: Topology) -> np.ndarray:
+        """Vertices (P, 3) with the surroundings of folded faces led back to the pose, which has no folds, turned and
+        shifted as each patch is. Where a deep crease folds, smoothing would only draw it together.  # P,3
+        """
+        for n in range(_ROUNDS):
+            folded = Shape.of(vertices, topology).folded(topology)
+            if not folded.any():
+                break
+            marked = np.zeros(len(vertices), np.bool_)
+            marked[topology.faces[folded]] = True
+            for _ in range(1 + n // _PATIENCE):
+                marked = widened(marked, topology)
+            vertices = vertices.copy()
+            for patch in _patches(marked, topology):
+                there = rigid_motion(self.vertices[patch], vertices[patch])(self.vertices[patch])
+                vertices[patch] += 0.5 * (there - vertices[patch])
+        return vertices
+
+
+def _patches(marked: np.ndarray, topology: Topology) -> list[np.ndarray]:
+    """The marked vertices (P,) bool, by what hangs together: numbers of vertices of each patch."""
+    i, j = topology.edges[marked[topology.edges].all(1)].T
+    graph = sparse.coo_matrix((np.ones(len(i), np.bool_), (i, j)), (len(marked),) * 2)
+    label = connected_components(graph, directed=False)[1]
+    return [np.flatnonzero(label == number) for number in np.unique(label[marked])]
 
 
 def widened(marked: np.ndarray, topology: Topology) -> np.ndarray:

@@ -15,6 +15,8 @@ import numpy as np
 
 from geometry.mesh import edges
 
+_PATIENCE = 8  # rounds of smoothing a fold before its surroundings are taken one ring wider
+
 
 @dataclass(frozen=True, eq=False)
 class Around:
@@ -155,21 +157,21 @@ def even_layout(topology: Topology) -> np.ndarray:
     return np.repeat(1 / np.maximum(count, 1), count)
 
 
-def unfolded(vertices: np.ndarray, topology: Topology, spared: np.ndarray | None = None, rounds: int = 3) -> np.ndarray:
-    """Vertices (P, 3) with the surroundings of faces that are turned against their vertices' normals smoothed.
+def unfolded(vertices: np.ndarray, topology: Topology, cosine: float = 0.0, rounds: int = 48) -> np.ndarray:
+    """Vertices (P, 3) with the surroundings of folded faces smoothed until none is left; see ``Shape.folded``.
 
     A fold keeps itself: its faces are hidden or seen from behind, so no pixel votes for them. Smoothing it away gives
-    them back to the views. spared (F,) bool: faces that may stay folded.  # P,3
+    them back to the views. What one ring of neighbours does not untangle, a wider one does.  # P,3
     """
-    for _ in range(rounds):
+    for n in range(rounds):
         shape = Shape.of(vertices, topology)
-        folded = shape.folded(topology)
-        if spared is not None:
-            folded &= ~spared
+        folded = shape.folded(topology, cosine)
         if not folded.any():
             return vertices
         marked = np.zeros(len(vertices), np.bool_)
         marked[topology.faces[folded]] = True
+        for _ in range(n // _PATIENCE):
+            marked[topology.edges[marked[topology.edges].any(1)]] = True
         vertices = shape.vertices.copy()
         _smooth_marked(shape.vertices, topology.start, topology.neighbour, marked, vertices)
     return vertices

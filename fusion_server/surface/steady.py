@@ -12,7 +12,7 @@ import numpy as np
 
 from geometry.align import RigidMotion, rigid_motion
 
-_LEAST = 0.25  # share of what is new that comes through where there is only noise
+_LEAST = 0.17  # share of what is new that comes through where there is only noise
 _TREND = 0.3  # share of what is new in the trend
 _SCATTERS = 1.5  # a trend of this many scatters counts half as motion
 _FLOOR = 5e-6  # metres: a smaller scatter is none

@@ -18,7 +18,7 @@ from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import Steady, steadied
 from fusion_server.surface.stuck import Repeats
-from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm
+from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm, without_folds
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
@@ -69,6 +69,8 @@ class SurfaceTracker:
 
     def _candidate(self, frame: Frame, track: Track, found: Warm) -> _Candidate:
         """Judge what came out of a frame."""
+        found = without_folds(found, track)
+        frame.clock.lap("unfold")
         quality = judged(found.fit, len(track.topology.faces), frame.names, track.reference)
         return _Candidate(followed(track, found, _REMEMBER), quality)
 
@@ -131,7 +133,8 @@ class SurfaceTracker:
             quality = replace(quality, flags=(flag, *quality.flags))
         # Nobody sees jitter on a head that is flung about, and a surface that is still settling must not be held back.
         jumped = bool(flag) or iterations > self._settings.iterations or not self._settings.steady
-        self._shown = steadied(None if jumped else self._shown, candidate.track.vertices)
+        shown = steadied(None if jumped else self._shown, candidate.track.vertices)
+        self._shown = replace(shown, vertices=candidate.track.pose.unfolded(shown.vertices, candidate.track.topology))
         frame.clock.lap("steady")
         return _surface(candidate.track, self._shown.vertices, kind, quality, frame, iterations)
 

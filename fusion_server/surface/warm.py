@@ -20,7 +20,7 @@ from fusion_server.surface.quality import Fit, fit_of
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.rigid import follow_rigid, rigid_step
-from fusion_server.surface.solve import Topology
+from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Rasterizer
 
 WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
@@ -130,6 +130,15 @@ def refined(
     wanted = rigid_step(seen, track.topology, settings)
     frame.clock.lap("check")
     return Warm(vertices, frame.observation.middle, bias.share, fit, wanted, len(steps))
+
+
+def without_folds(found: Warm, track: Track) -> Warm:
+    """The same with what is folded led back to the keyframe's shape; see ``Rest.unfolded``."""
+    if not found.fit.inverted:
+        return found
+    vertices = track.pose.unfolded(found.vertices, track.topology)
+    left = int(Shape.of(vertices, track.topology).folded(track.topology).sum())
+    return replace(found, vertices=vertices, fit=replace(found.fit, inverted=left))
 
 
 def followed(track: Track, found: Warm, remember: float) -> Track:

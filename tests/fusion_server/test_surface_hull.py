@@ -11,7 +11,7 @@ from surface_scene import blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError
 from fusion_server.surface.base import Rig
-from fusion_server.surface.hull import visual_hull
+from fusion_server.surface.hull import closed_surface, tunnels, visual_hull
 from fusion_server.surface.silhouette import clean_mask, reach, signed_distance, silhouettes
 from geometry.cameras import crop_image, cropped
 from geometry.measure import SurfaceIndex, surface_distance
@@ -184,3 +184,26 @@ def test_where_one_picture_ends_the_others_say_how_wide_the_shoulders_are():
     there = SurfaceIndex(with_it).distances(without.vertices)
     assert np.percentile(there, 99) < 6e-3
     assert np.percentile(SurfaceIndex(with_it).distances(body.vertices), 99) < 12e-3
+
+
+def slab(radius: float, cleft: int = 0) -> np.ndarray:
+    """A field of a slab with a round hole through it, cells; and a cleft of this width that goes halfway through."""
+    x, y, z = np.mgrid[:40, :40, :20].astype(np.float32)
+    slab = np.minimum(np.minimum(17 - np.abs(x - 19.5), 17 - np.abs(y - 19.5)), 5 - np.abs(z - 9.5))
+    field = np.minimum(slab, np.hypot(x - 19.3, y - 16.2) - radius) if radius else slab
+    return np.minimum(field, np.maximum(np.abs(y - 28) - cleft / 2, 9.5 - z)) if cleft else field
+
+
+@pytest.mark.parametrize(("radius", "left"), [(0, 0), (1.2, 0), (3.5, 0), (9, 1)])
+def test_a_tunnel_too_narrow_for_a_mesh_is_closed(radius, left):
+    mesh = closed_surface(slab(radius), np.zeros(3), 1.0)
+    assert is_closed_manifold(mesh.faces)
+    assert tunnels(mesh) == left
+
+
+def test_a_cleft_beside_a_tunnel_stays_open():
+    inside = np.array([[19.5, 28.0, 13.0]])
+    mesh = closed_surface(slab(2.0, cleft=4), np.zeros(3), 1.0)
+    assert tunnels(mesh) == 0
+    assert 1.0 < SurfaceIndex(mesh).distances(inside)[0] < 3.0  # its walls are as near as they were
+    assert SurfaceIndex(mesh).distances(np.array([[19.5, 28.0, 10.0]]))[0] < 1.5  # and its bottom

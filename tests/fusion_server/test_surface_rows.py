@@ -13,9 +13,10 @@ from surface_scene import blob, icosphere, ring, skin, turned, views_of
 from fusion_server.surface import SurfaceSettings
 from fusion_server.surface.bias import Bias
 from fusion_server.surface.contour import add_contours, contour_rows
+from fusion_server.surface.density import edge_lengths
 from fusion_server.surface.observation import look, observe
 from fusion_server.surface.photometric import photometric_positions
-from fusion_server.surface.refine import Clock, Step, measured_bias, refine
+from fusion_server.surface.refine import Clock, Step, measured_bias, refine, sigma_normal
 from fusion_server.surface.rest import Rest, widened
 from fusion_server.surface.rigid import follow_rigid, rigid_step
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
@@ -187,6 +188,53 @@ def test_a_fold_is_smoothed_away_and_the_rest_left_alone():
     assert unfolded(sphere.vertices, topology) is sphere.vertices
 
 
+def test_a_crease_is_smoothed_until_no_face_is_near_folding():
+    sphere = icosphere(3)
+    topology = Topology.of(sphere.faces, len(sphere.vertices))
+    vertices = sphere.vertices.copy()
+    pushed = np.linalg.norm(vertices - vertices[100], axis=1) < 0.35
+    vertices[pushed] += 0.3 * np.random.default_rng(0).normal(size=(pushed.sum(), 3))
+    assert Shape.of(vertices, topology).folded(topology).sum() > 3
+    flat = unfolded(vertices, topology, 0.4)
+    assert not Shape.of(flat, topology).folded(topology, 0.4).any()
+
+
+def test_folds_of_a_track_go_back_to_the_shape_that_was_there(scene):
+    mesh, _, _, topology = scene
+    turn = turned(mesh, 30.0, (0.02, 0, 0)).vertices
+    vertices = turn.copy()
+    pushed = np.linalg.norm(mesh.vertices - mesh.vertices[100], axis=1) < 15e-3
+    vertices[pushed] += 10e-3 * np.random.default_rng(0).normal(size=(pushed.sum(), 3))
+    assert Shape.of(vertices, topology).folded(topology).sum() > 3
+    pose = Rest.of(Shape.of(mesh.vertices, topology), topology, np.zeros(len(vertices), np.bool_))
+    flat = pose.unfolded(vertices, topology)
+    assert not Shape.of(flat, topology).folded(topology).any()
+    assert (
+        np.linalg.norm(flat - turn, axis=1)[pushed].mean()
+        < 0.5 * np.linalg.norm(vertices - turn, axis=1)[pushed].mean()
+    )
+    far = np.linalg.norm(mesh.vertices - mesh.vertices[100], axis=1) > 80e-3
+    np.testing.assert_array_equal(flat[far], vertices[far])
+    assert pose.unfolded(turn, topology) is turn
+
+
+def test_vertices_go_where_the_surface_bends_and_somebody_sees_it():
+    mesh = blob(4)
+    front = tuple(camera for camera in CAMERAS if camera.center[2] > 0.3)
+    observation = observe(views_of(mesh, skin(4), front), False)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    seen = look(mesh.vertices, topology, observation, RASTERIZER)
+    length = edge_lengths(seen, topology)
+    behind, before = mesh.vertices[:, 2] < -0.06, mesh.vertices[:, 2] > 0.06
+    np.testing.assert_allclose(length[behind], 2.0)
+    assert length[before].max() < 1.8
+    i, j = topology.edges.T
+    bend = np.linalg.norm(seen.shape.normals[i] - seen.shape.normals[j], axis=1)
+    bend /= np.linalg.norm(mesh.vertices[i] - mesh.vertices[j], axis=1)
+    near = before[i] & before[j]
+    assert np.corrcoef(bend[near], np.log(length[i])[near])[0, 1] < -0.6
+
+
 def test_fused_normals_are_those_of_the_subject(scene):
     mesh, _, observation, topology = scene
     fused = look(mesh.vertices, topology, observation, RASTERIZER).fused
@@ -288,6 +336,25 @@ def test_an_iteration_brings_a_wrong_surface_nearer(scene):
     again, reused = refine(look(after, topology, observation, RASTERIZER), topology, step, SETTINGS, Clock(), held)
     assert reused is held
     assert np.median(index.distances(again)) < first
+
+
+def test_normals_are_trusted_by_about_the_error_that_they_have(scene):
+    """Errors of views that know nothing of each other: what is claimed may be twice the truth and not less than it."""
+    mesh, views, _, topology = scene
+    draw = np.random.default_rng(4)
+
+    def tilted(normal: np.ndarray) -> np.ndarray:
+        smooth = [cv2.GaussianBlur(draw.normal(size=normal.shape[:2]), (0, 0), 7) for _ in range(3)]
+        normal = normal + np.radians(5) * np.stack([each / each.std() for each in smooth], -1)
+        return (normal / np.linalg.norm(normal, axis=-1, keepdims=True)).astype(np.float32)
+
+    noisy = [replace(view, normal=tilted(view.normal)) for view in views]
+    seen = look(mesh.vertices, topology, observe(noisy, False), RASTERIZER)
+    sure = seen.fused.weight > 0.3
+    off = np.linalg.norm(seen.fused.normal - seen.shape.face_normals, axis=1)[sure]
+    actual = np.sqrt((off**2).mean() / 2)  # of each of the two ways that a normal can tilt
+    assert actual > np.radians(2)
+    assert 1 <= sigma_normal(seen.fused, SETTINGS) / actual < 2
 
 
 def test_normals_that_all_views_have_wrong_alike_yield_to_pictures(scene):

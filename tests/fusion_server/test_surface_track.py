@@ -10,7 +10,10 @@ import pytest
 from surface_scene import blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
+from fusion_server.surface.solve import Shape
+from fusion_server.surface.steady import steadied
 from fusion_server.surface.stuck import Repeats
+from fusion_server.surface.warm import warm
 from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex, surface_distance
 from geometry.mesh import Mesh, vertex_normals
@@ -89,6 +92,54 @@ def test_vertices_travel_with_the_head(take):
     _, frames, _ = take
     back = turned(Mesh(frames[5].vertices - (15e-3, -5e-3, 0), frames[5].faces), -20.0)
     assert np.median(np.linalg.norm(back.vertices - frames[0].vertices, axis=1)) < 2.5e-3
+
+
+def test_a_keyframe_spends_its_vertices_where_cameras_see_it():
+    front = tuple(camera for camera in CAMERAS if camera.center[2] > 0.3)
+    key = SurfaceTracker(SETTINGS, CpuRasterizer()).update(views_of(subject(0), skin(5), front, fine=3))
+    sides = key.vertices[key.faces] - key.vertices[np.roll(key.faces, 1, axis=1)]
+    long, depth = np.linalg.norm(sides, axis=2).mean(1), key.vertices[key.faces].mean(1)[:, 2]
+    behind, before = depth < np.percentile(depth, 10), depth > np.percentile(depth, 60)
+    assert np.median(long[behind]) > 1.5 * np.median(long[before])
+    assert len(key.vertices) == pytest.approx(2500, rel=0.15)
+
+
+def test_a_warm_frame_has_no_fold_that_an_iteration_left(monkeypatch):
+    tracker = SurfaceTracker(SETTINGS, CpuRasterizer())
+    tracker.update(observed(subject(0)))
+    topology = tracker._track.topology
+
+    def folding(*given):
+        found = warm(*given)
+        vertices = found.vertices.copy()
+        near = np.linalg.norm(vertices - vertices[100], axis=1) < 25e-3
+        vertices[near] += 8e-3 * np.random.default_rng(0).normal(size=(near.sum(), 3))
+        count = int(Shape.of(vertices, topology).folded(topology).sum())
+        assert count > 0
+        return replace(found, vertices=vertices, fit=replace(found.fit, inverted=count))
+
+    monkeypatch.setattr("fusion_server.surface.track.warm", folding)
+    shown = tracker.update(observed(subject(1)))
+    assert shown.quality.inverted == 0
+    assert not Shape.of(tracker._track.vertices, topology).folded(topology).any()
+
+
+def test_what_is_handed_out_has_no_fold_that_the_filter_made(monkeypatch):
+    def folding(before, vertices):
+        memory = steadied(before, vertices)
+        near = np.linalg.norm(vertices - vertices[100], axis=1) < 25e-3
+        shaken = memory.vertices.copy()
+        shaken[near] += 8e-3 * np.random.default_rng(0).normal(size=(near.sum(), 3))
+        made.append(Shape.of(shaken, tracker._track.topology).folded(tracker._track.topology).sum())
+        return replace(memory, vertices=shaken)
+
+    made: list[int] = []
+    tracker = SurfaceTracker(SETTINGS, CpuRasterizer())
+    tracker.update(observed(subject(0)))
+    monkeypatch.setattr("fusion_server.surface.track.steadied", folding)
+    shown = tracker.update(observed(subject(1)))
+    assert made[0] > 0
+    assert not Shape.of(shown.vertices, tracker._track.topology).folded(tracker._track.topology).any()
 
 
 def test_texture_coordinates_belong_to_corners_and_do_not_overlap(take):

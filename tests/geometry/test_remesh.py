@@ -71,6 +71,37 @@ def test_slivers_become_even():
     assert np.std(lengths(even)) / lengths(even).mean() < 0.15
 
 
+def test_edges_are_as_long_as_is_wanted_at_each_place():
+    sphere = octahedron_sphere(5, 0.1)
+    relative = np.exp(np.log(2.0) * np.clip(sphere.vertices[:, 2] / 0.05, -1, 1))  # four times as long at one pole
+    graded = remesh(sphere, edge_length_for(sphere, 2000, relative))
+    assert is_closed_manifold(graded.faces)
+    assert len(graded.vertices) == pytest.approx(2000, rel=0.15)
+    pairs = edges(graded.faces)
+    height = graded.vertices[pairs, 2].mean(1)
+    fine, coarse = (np.median(lengths(graded)[side]) for side in (height < -0.06, height > 0.06))
+    assert coarse / fine == pytest.approx(4, rel=0.15)
+    np.testing.assert_allclose(np.linalg.norm(graded.vertices, axis=1), 0.1, atol=1e-3)
+
+
+def test_vertices_of_three_faces_go_even_when_they_sit_within_each_other():
+    sphere = octahedron_sphere(3, 0.1)
+    vertices, faces = list(sphere.vertices), sphere.faces.tolist()
+    for face in (7, 100):
+        for _ in range(3):  # into a face, then into one of the three that it left, and again
+            a, b, c = faces[face]
+            vertices.append(np.mean([vertices[a], vertices[b], vertices[c]], axis=0))
+            new = len(vertices) - 1
+            faces[face] = [a, b, new]
+            faces += [[b, c, new], [c, a, new]]
+    spiky = Mesh(np.array(vertices), np.array(faces, np.int32))
+    assert np.bincount(spiky.faces.ravel()).min() == 3
+    clean = remesh(spiky, 0.01, rounds=0)
+    assert is_closed_manifold(clean.faces)
+    assert len(clean.vertices) == len(sphere.vertices)
+    assert np.bincount(clean.faces.ravel()).min() > 3
+
+
 def test_the_result_can_lie_on_another_surface():
     from geometry.measure import SurfaceIndex
 

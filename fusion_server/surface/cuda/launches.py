@@ -272,7 +272,7 @@ class Launches:
         chain = (b["x2"], b["x1"], b["x2"], x)
         for before, after in pairwise(chain):
             self.shape(before)
-            self.folds(k["creased"])
+            self.folds()
             self._run(
                 "shape", "unfold", before, b["folded"], mesh.start, mesh.neighbour, *mesh.around[:2], count,
                 b["marked"], after,
@@ -321,11 +321,11 @@ class Launches:
         )  # fmt: skip
         self._run("rows", "points_of", x, b["normals"], b["point_want"], self._vertices, b["points"])
 
-    def folds(self, spared: torch.Tensor) -> None:
-        """``Shape.folded``, but for those that are spared."""
+    def folds(self) -> None:
+        """``Shape.folded``."""
         b = self.buffer
         self._run(
-            "shape", "folds", b["normals"], self.mesh.faces, b["face_normals"], spared, 0.0, self._faces,
+            "shape", "folds", b["normals"], self.mesh.faces, b["face_normals"], 0.0, self._faces,
             b["folded"], self._out["inverted"],
         )  # fmt: skip
 
@@ -356,4 +356,4 @@ class Launches:
             self._faces, b["residuals"], b["residual_counts"],
         )  # fmt: skip
         self._run("reduce", "weighted_middle", b["residuals"], b["residual_counts"], self._faces, out["residual"])
-        self.folds(self.kept["unspared"])
+        self.folds()

@@ -69,9 +69,9 @@ extern "C" int relaxed(
     });
 }
 
-// folded: (F,), of those that are not spared. count: how many.
+// folded: (F,). count: how many.
 extern "C" int folds(
-    const double* normals, const int32_t* faces, const double* face_normals, const int8_t* spared, double cosine,
+    const double* normals, const int32_t* faces, const double* face_normals, double cosine,
     int64_t face_count, int8_t* folded, int64_t* count, void* stream
 ) {
     int failed = launch(1, stream, EACH (int64_t) { *count = 0; });
@@ -82,7 +82,7 @@ extern "C" int folds(
         for (int k = 0; k < 3; ++k)
             total += (normals[3 * (int64_t)corner[0] + k] + normals[3 * (int64_t)corner[1] + k]
                       + normals[3 * (int64_t)corner[2] + k]) * face_normals[3 * f + k];
-        folded[f] = total < 3.0 * cosine && !spared[f];
+        folded[f] = total < 3.0 * cosine;
         if (folded[f]) atomic_add(count, 1);
     });
 }
