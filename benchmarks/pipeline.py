@@ -29,10 +29,10 @@ from fusion_server.pipeline import Pipeline, Result
 from fusion_server.reconstruct import make_reconstructor
 from fusion_server.synchronize import FrameSet
 from geometry.cameras import without_distortion
-from geometry.measure import SurfaceIndex
-from geometry.mesh import read_ply
+from geometry.measure import SurfaceIndex, sample_surface
+from geometry.mesh import Mesh, read_ply
 from geometry.rasterize import make_rasterizer
-from geometry.visibility import views_of
+from geometry.visibility import seen_part
 from models.synthetic.bake import bake_capture
 from protocol.calibration import Calibration
 from protocol.capture_folder import CaptureFolder
@@ -137,8 +137,8 @@ def errors(results: list[Result], capture: CaptureFolder) -> tuple[float, float]
     rasterizer, found = make_rasterizer("cpu"), []
     for n in np.unique(np.linspace(0, len(results) - 1, min(_MEASURED, len(results))).astype(int)):
         surface, truth = results[n].surface, read_ply(capture.mesh(_frame(capture, results[n].index)))
-        seen = views_of(surface.vertices, surface.faces, cameras, rasterizer) >= _SEEN_BY
-        distances = 1e3 * SurfaceIndex(truth).distances(surface.vertices[seen], limit=_POINTS)
+        seen = seen_part(Mesh(surface.vertices, surface.faces), cameras, rasterizer, _SEEN_BY)
+        distances = 1e3 * SurfaceIndex(truth).distances(sample_surface(seen, _POINTS))
         found.append((np.median(distances), np.percentile(distances, 95)))
     median, tail = np.mean(found, 0)
     return float(median), float(tail)

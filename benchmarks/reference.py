@@ -31,20 +31,20 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from benchmarks._machine import machine
-from benchmarks.surface import SEEN_BY, has_truth, truth_views
+from benchmarks.surface import SAMPLES, SEEN_BY, has_truth, truth_views
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.hull import visual_hull
 from fusion_server.surface.observation import Observation, look, observe
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.solve import Topology
 from geometry.cameras import projection_matrix
-from geometry.measure import SurfaceIndex
+from geometry.measure import SurfaceIndex, sample_surface
 from geometry.mesh import Mesh, edges, read_ply
 from geometry.rasterize import NAMES, Rasterizer, make_rasterizer
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.differentiable import antialias, interpolate, outlines, to_pixels
 from geometry.remesh import edge_length_for, remesh
-from geometry.visibility import views_of
+from geometry.visibility import seen_part
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
@@ -171,12 +171,12 @@ def trace(
 
 
 def errors_to(truth: Mesh, views: list[View]) -> Callable[[Mesh], tuple[float, float]]:
-    """Median and 95 % distance, millimetres, of the vertices that two cameras see to the truth."""
-    index = SurfaceIndex(truth)
+    """Median and 95 % distance, millimetres, of what two cameras see to the truth."""
+    index, cameras = SurfaceIndex(truth), [view.camera for view in views]
 
     def error(mesh: Mesh) -> tuple[float, float]:
-        count = views_of(mesh.vertices, mesh.faces, [view.camera for view in views], CpuRasterizer())
-        distances = 1e3 * index.distances(mesh.vertices[count >= SEEN_BY])
+        seen = seen_part(mesh, cameras, CpuRasterizer(), SEEN_BY)
+        distances = 1e3 * index.distances(sample_surface(seen, SAMPLES))
         return float(np.median(distances)), float(np.percentile(distances, 95))
 
     return error

@@ -34,7 +34,7 @@ from geometry.cameras import crop_image, cropped, undistort, without_distortion
 from geometry.measure import DistanceSummary, SurfaceIndex, sample_surface
 from geometry.mesh import Mesh, read_ply, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
-from geometry.visibility import views_of
+from geometry.visibility import seen_part
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
@@ -220,15 +220,10 @@ def jitter(capture: CaptureFolder, case: Case, settings: SurfaceSettings, size: 
 def errors(surface: SurfaceFrame, truth: Mesh, views: list[View]) -> tuple[DistanceSummary, DistanceSummary]:
     """From points of the surface to the truth, and back, from what two cameras see of either to all of the other."""
     mesh = Mesh(surface.vertices, surface.faces)
-    there = SurfaceIndex(truth).distances(sample_surface(seen(mesh, views), SAMPLES))
-    back = SurfaceIndex(mesh).distances(sample_surface(seen(truth, views), SAMPLES))
+    cameras, rasterizer = [view.camera for view in views], CpuRasterizer()
+    ours, theirs = (sample_surface(seen_part(each, cameras, rasterizer, SEEN_BY), SAMPLES) for each in (mesh, truth))
+    there, back = SurfaceIndex(truth).distances(ours), SurfaceIndex(mesh).distances(theirs)
     return DistanceSummary.of(there), DistanceSummary.of(back)
-
-
-def seen(mesh: Mesh, views: list[View]) -> Mesh:
-    """The faces that two cameras see."""
-    count = views_of(mesh.vertices, mesh.faces, [view.camera for view in views], CpuRasterizer())
-    return Mesh(mesh.vertices, mesh.faces[(count >= SEEN_BY)[mesh.faces].all(1)])
 
 
 def main() -> int:

@@ -58,12 +58,9 @@ class SurfaceIndex:
         self._faces = order  # tree order -> the mesh's own face number
         self._boxes = _boxes(self._triangles)
 
-    def distances(self, points: np.ndarray, limit: int | None = None) -> np.ndarray:
-        """Distance of each point (N, 3) to the surface, metres.  # N
-
-        limit: at most this many points, evenly picked, for a quick look; the answer is then that short.
-        """
-        return self.closest(_thinned(points, limit))[1]
+    def distances(self, points: np.ndarray) -> np.ndarray:
+        """Distance of each point (N, 3) to the surface, metres.  # N"""
+        return self.closest(points)[1]
 
     def closest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The nearest surface point (N, 3), its distance (N,) and the face (N,) it lies on, for each point (N, 3)."""
@@ -82,18 +79,27 @@ def point_to_mesh(points: np.ndarray, mesh: Mesh) -> np.ndarray:
 
 def sample_surface(mesh: Mesh, count: int, seed: int = 0) -> np.ndarray:
     """Points spread over the surface, as many per area everywhere; the same ones each time.  # count,3"""
+    return at_places(mesh.vertices, mesh.faces, *sample_places(mesh, count, seed))
+
+
+def at_places(values: np.ndarray, faces: np.ndarray, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What vertices have (P, C), at places on faces: ``sample_places``.  # N,C"""
+    return (values[faces[face]] * weights[:, :, None]).sum(1)
+
+
+def sample_places(mesh: Mesh, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Where ``sample_surface`` puts its points: faces, and the weights of their corners.  # count; count,3"""
     _, area = face_normals(mesh.vertices, mesh.faces)
     total = np.cumsum(area)
     if not len(total) or total[-1] <= 0:
         raise ValueError("a mesh without area has no surface to sample")
     draw = np.random.default_rng(seed)
     steps = (np.arange(count) + draw.random(count)) / count * total[-1]
-    corners = mesh.vertices[mesh.faces[np.minimum(np.searchsorted(total, steps), len(total) - 1)]]  # n,3,3
+    face = np.minimum(np.searchsorted(total, steps), len(total) - 1)
     u, v = draw.random((2, count))
     folded = u + v > 1
     u, v = np.where(folded, 1 - u, u), np.where(folded, 1 - v, v)
-    weights = np.stack([1 - u - v, u, v], 1)
-    return (corners * weights[:, :, None]).sum(1)
+    return face, np.stack([1 - u - v, u, v], 1)
 
 
 def surface_distance(first: Mesh, second: Mesh, samples: int = 20_000) -> SurfaceDistance:
@@ -108,12 +114,6 @@ def normal_error_degrees(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> np.n
     a, b = np.asarray(a)[mask].astype(np.float64), np.asarray(b)[mask].astype(np.float64)
     # atan2 keeps its precision at small angles, where arccos of a float32 dot product has none.
     return np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(-1)))
-
-
-def _thinned(points: np.ndarray, limit: int | None) -> np.ndarray:
-    if limit is None or len(points) <= limit:
-        return points
-    return points[np.linspace(0, len(points) - 1, limit).astype(np.int64)]
 
 
 def _along_curve(centers: np.ndarray) -> np.ndarray:

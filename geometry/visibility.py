@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from geometry.cameras import project
+from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 from protocol.calibration import Camera
 
@@ -28,3 +29,9 @@ def views_of(vertices: np.ndarray, faces: np.ndarray, cameras: Sequence[Camera],
         # An empty pixel at the outline is no wall: the vertex there is the outline.
         count[inside] += (shown == 0) | (away[inside] <= shown + SLACK)
     return count
+
+
+def seen_part(mesh: Mesh, cameras: Sequence[Camera], rasterizer: Rasterizer, by: int) -> Mesh:
+    """The faces all of whose corners are seen by so many cameras (``views_of``), with all vertices of the mesh."""
+    seen = views_of(mesh.vertices, mesh.faces, cameras, rasterizer) >= by
+    return Mesh(mesh.vertices, mesh.faces[seen[mesh.faces].all(1)])

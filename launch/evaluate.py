@@ -13,10 +13,10 @@ import numpy as np
 
 from fusion_server.takes import TakeReader
 from geometry.cameras import without_distortion
-from geometry.measure import SurfaceIndex, normal_error_degrees
+from geometry.measure import SurfaceIndex, at_places, normal_error_degrees, sample_places, sample_surface
 from geometry.mesh import Mesh, face_normals, read_ply, vertex_normals
 from geometry.rasterize import make_rasterizer
-from geometry.visibility import views_of
+from geometry.visibility import seen_part
 from launch.truth import SEEN_BY, true_mesh
 from models.evaluation import THRESHOLDS, NormalErrors, gradient_errors, view_disagreement
 from models.rays import stack_cameras
@@ -24,7 +24,7 @@ from protocol.calibration import Camera
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
-POINTS = 20_000  # vertices of a mesh, or points of a cloud, that are measured
+POINTS = 20_000  # of a mesh's surface, as many per area everywhere, however its vertices are spread
 SURE_POINT = 1.0  # pixels of reprojection error below which a triangulated point counts as truth
 
 
@@ -39,7 +39,7 @@ class Scored:
 def evaluate(result: Path, truth: Path, meshes: int | None, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Score what ``reconstruct`` or a recording made against a capture folder that knows more.
 
-    Surface: distance to the true mesh of the mesh's vertices that two cameras or more see, and the angle between their
+    Surface: distance to the true mesh of the mesh's parts that two cameras or more see, and the angle between their
     normals; or the distance of the truth's sure points to the mesh. Normals: where both masks are set, predicted maps
     against true ones, and against each other. Raises HeadstreamError when there is nothing to compare.
     """
@@ -90,18 +90,19 @@ def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Calla
     for done, item in enumerate(scored, start=1):
         ours = item.mesh()
         truth = true_mesh(folder, _position(item.frame, folder))
-        everywhere = 1e3 * SurfaceIndex(truth).distances(ours.vertices, limit=POINTS)
+        index = SurfaceIndex(truth)
+        everywhere = 1e3 * index.distances(sample_surface(ours, POINTS))
         whole.append((float(np.median(everywhere)), float(np.percentile(everywhere, 95))))
-        chosen = np.flatnonzero(views_of(ours.vertices, ours.faces, cameras, rasterizer) >= SEEN_BY)
-        if not len(chosen):
+        seen = seen_part(ours, cameras, rasterizer, SEEN_BY)
+        if not len(seen.faces):
             raise HeadstreamError(f"mesh {item.frame}: no part of it is seen by {SEEN_BY} cameras of {folder.root}")
-        chosen = chosen[np.linspace(0, len(chosen) - 1, min(POINTS, len(chosen))).astype(int)]
-        _, distances, faces = SurfaceIndex(truth).closest(ours.vertices[chosen])
+        places = sample_places(seen, POINTS)
+        _, distances, there = index.closest(at_places(seen.vertices, seen.faces, *places))
         medians.append(1e3 * float(np.median(distances)))
         tails.append(1e3 * float(np.percentile(distances, 95)))
-        true_normals = face_normals(truth.vertices, truth.faces)[0][faces]
-        our_normals = vertex_normals(ours.vertices, ours.faces)[chosen]
-        normals.append(float(normal_error_degrees(our_normals, true_normals, np.ones(len(chosen), bool)).mean()))
+        true_normals = face_normals(truth.vertices, truth.faces)[0][there]
+        our_normals = at_places(vertex_normals(ours.vertices, ours.faces), seen.faces, *places)
+        normals.append(float(normal_error_degrees(our_normals, true_normals, np.ones(POINTS, bool)).mean()))
         progress(done, len(scored))
     return {
         "surface_median_mm": float(np.mean(medians)),

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusion_server.pipeline import Result, Slot
-from geometry.measure import SurfaceIndex, normal_error_degrees
+from geometry.measure import SurfaceIndex, normal_error_degrees, sample_surface
 from geometry.mesh import Mesh, read_ply, vertex_normals
 from geometry.rasterize import make_rasterizer
-from geometry.visibility import views_of
+from geometry.visibility import seen_part
 from protocol.capture_folder import CaptureFolder
 
 PERIOD = 5.0  # seconds between two measurements: each costs over half a second of a core that the mesh could use
-SAMPLES = 2000  # vertices of the live mesh that are measured
+SAMPLES = 2000  # points of the live mesh that are measured, as many per area everywhere
 SEEN_BY = 2  # cameras: what fewer see (a neck's cut, what lies below the pictures) is closed by guess, not measured
 
 
@@ -25,7 +25,7 @@ class TruthSample:
     """One live mesh against its truth."""
 
     index: int
-    surface_mm: float  # median distance to the true surface of the vertices that two cameras see
+    surface_mm: float  # median distance to the true surface of what two cameras see
     surface_95_mm: float
     normal_deg: float  # mean angle between predicted and true normals, where both masks are set
 
@@ -79,9 +79,9 @@ class TruthMonitor:
 
     def _measure(self, result: Result) -> TruthSample:
         truth = true_mesh(self._capture, result.index)
-        surface = result.surface
-        seen = views_of(surface.vertices, surface.faces, result.observation.cameras, self._rasterizer) >= SEEN_BY
-        distances = 1e3 * SurfaceIndex(truth).distances(surface.vertices[seen], limit=SAMPLES)
+        mesh = Mesh(result.surface.vertices, result.surface.faces)
+        seen = seen_part(mesh, result.observation.cameras, self._rasterizer, SEEN_BY)
+        distances = 1e3 * SurfaceIndex(truth).distances(sample_surface(seen, SAMPLES))
         return TruthSample(
             result.index,
             float(np.median(distances)),

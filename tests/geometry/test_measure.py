@@ -9,8 +9,10 @@ from shapes import octahedron_sphere, square, tetrahedron
 from geometry.measure import (
     DistanceSummary,
     SurfaceIndex,
+    at_places,
     normal_error_degrees,
     point_to_mesh,
+    sample_places,
     sample_surface,
     surface_distance,
 )
@@ -60,10 +62,12 @@ def test_far_away_and_many_points():
     np.testing.assert_allclose(SurfaceIndex(sphere).distances(points), 49.9, atol=1e-3)
 
 
-def test_a_limit_thins_the_points_evenly():
-    points = np.column_stack([np.zeros((1000, 2)), np.linspace(0, 1, 1000)]) + (0.2, 0.2, 0)
-    distances = SurfaceIndex(square()).distances(points, limit=11)
-    np.testing.assert_allclose(distances, np.linspace(0, 1, 11), atol=2e-3)
+def test_what_vertices_have_is_had_between_them():
+    mesh = square()
+    places = sample_places(mesh, 500)
+    np.testing.assert_allclose(at_places(mesh.vertices, mesh.faces, *places), sample_surface(mesh, 500))
+    ones = at_places(np.ones((len(mesh.vertices), 2)), mesh.faces, *places)
+    np.testing.assert_allclose(ones, 1)
 
 
 @pytest.mark.parametrize("corners", [(0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0), (0, 1, 2)])

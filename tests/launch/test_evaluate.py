@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from geometry.mesh import Mesh, read_ply, vertex_normals, write_ply
 from launch.cli import app
 from launch.evaluate import evaluate
 from launch.evaluate_synthetic import parse_views
@@ -58,6 +59,34 @@ def test_saved_normals_are_scored_against_the_truth_and_each_other(capture, tmp_
     assert scores["normals_below_5_deg_percent"] == 100 and scores["mask_iou"] == 1
     between = scores["normals_between_views_deg"], scores["normals_between_views_sampling_deg"]
     assert 0 < between[0] < 5 and between[0] == pytest.approx(between[1], abs=1.0)
+
+
+def test_a_mesh_is_scored_by_area_and_not_by_where_its_vertices_are(capture, tmp_path):
+    """The farther to one side, the farther it is off; whether that side is of few faces or of many changes nothing."""
+    folder = CaptureFolder.open(capture)
+    truth = read_ply(folder.mesh(folder.frames[0]))
+    aside = truth.vertices[:, 0] - truth.vertices[:, 0].min()
+    off = 3e-3 * aside / aside.max()
+    moved = Mesh(truth.vertices + vertex_normals(truth.vertices, truth.faces) * off[:, None], truth.faces)
+    fine = (off > 2e-3)[truth.faces].all(1)
+    corners, count = moved.faces[fine], len(moved.vertices)
+    middles = (moved.vertices[corners] + moved.vertices[np.roll(corners, -1, 1)]).reshape(-1, 3) / 2
+    a, b, c = corners.T
+    ab, bc, ca = (count + np.arange(len(middles))).reshape(-1, 3).T
+    split = np.concatenate([np.stack(each, 1) for each in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))])
+    finer = Mesh(
+        np.concatenate([moved.vertices, middles]), np.concatenate([moved.faces[~fine], split]).astype(np.int32)
+    )
+    scores = []
+    for mesh in (moved, finer):
+        out = tmp_path / str(len(mesh.faces))
+        (out / "mesh").mkdir(parents=True)
+        write_ply(out / "mesh" / f"{folder.frames[0]}.ply", mesh)
+        scores.append(evaluate(out, capture, None, lambda done, count: None))
+    coarse, fine_scores = scores
+    for key in ("surface_median_mm", "surface_95_mm", "surface_with_unseen_parts_median_mm"):
+        assert fine_scores[key] == pytest.approx(coarse[key], rel=0.03), key
+    assert 1 < coarse["surface_median_mm"] < 2
 
 
 @pytest.mark.parametrize("text", ["", "3,x", "0,3", "3,17", "3;4"])
