@@ -109,10 +109,8 @@ class Link:
         self._control = control_dealer(self._context, rig, node)
         self._data = data_dealer(self._context, rig, node)
         self._lane = Lane(self._data, outbox, self._frame)
-        self._poller, self._poller_open = (
-            zmq.Poller(),
-            zmq.Poller(),
-        )  # open: the lane; its socket is not the link's then
+        self._poller = zmq.Poller()
+        self._poller_open = zmq.Poller()  # for while the lane is open, and its socket not the link's
         for reader in (self._control, wake.reader):
             self._poller.register(reader, zmq.POLLIN)
             self._poller_open.register(reader, zmq.POLLIN)
