@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from protocol.rig import Rig
 
@@ -25,7 +26,7 @@ _GRACE = 10.0  # seconds a child has to end cleanly; the server may have a take 
 
 
 class Child:
-    """One process; its output goes line by line to ``on_line(name, line)``."""
+    """One process; its output goes line by line to ``on_line(name, line)``, which threads may call at the same time."""
 
     def __init__(self, name: str, arguments: list[str], on_line: Callable[[str, str], None]) -> None:
         self.name = name
@@ -35,19 +36,23 @@ class Child:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "launch.cli", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.PIPE,  # not into the same pipe: a long line of one would be cut by a line of the other
             stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",
             env=environment,
             start_new_session=True,
         )
-        self._reader = threading.Thread(target=self._read, args=(on_line,), daemon=True, name=f"read {name}")
-        self._reader.start()
+        assert self.process.stdout is not None and self.process.stderr is not None
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, on_line), daemon=True, name=f"read {name}")
+            for stream in (self.process.stdout, self.process.stderr)
+        ]
+        for reader in self._readers:
+            reader.start()
 
-    def _read(self, on_line: Callable[[str, str], None]) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+    def _read(self, stream: IO[str], on_line: Callable[[str, str], None]) -> None:
+        for line in stream:
             on_line(self.name, line.rstrip("\n"))
 
     @property
@@ -74,7 +79,8 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
         code = self.process.wait()
-        self._reader.join(2.0)
+        for reader in self._readers:
+            reader.join(2.0)
         return code
 
 

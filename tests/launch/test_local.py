@@ -57,6 +57,27 @@ def rig(tmp_path):
     return path
 
 
+def test_long_lines_and_log_lines_do_not_mix(tmp_path, monkeypatch):
+    """A status of 9 kB, which a pipe takes in pieces, while the log goes on: a reader of statuses died of it."""
+    talker = tmp_path / "python"
+    talker.write_text(
+        f"#!{sys.executable}\nimport os, threading\n"
+        "status = b'{' + b'x' * 9000 + b'}'\n"
+        "def log():\n    for _ in range(2000): os.write(2, b'a line of the log\\n')\n"
+        "thread = threading.Thread(target=log)\nthread.start()\n"
+        "for _ in range(200):\n    os.write(1, status)\n    os.write(1, b'\\n')\n"
+        "thread.join()\n"
+    )
+    talker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(talker))
+    lines = []
+    child = Child("server", [], lambda name, line: lines.append(line))
+    until(lambda: child.returncode is not None)
+    assert child.end() == 0
+    assert lines.count("{" + "x" * 9000 + "}") == 200
+    assert lines.count("a line of the log") == 2000 and len(lines) == 2200
+
+
 def test_a_node_ends_cleanly_when_asked(rig):
     lines = []
     child = Child("pc0", ["node", str(rig), "--name", "pc0"], lambda name, line: lines.append(line))
