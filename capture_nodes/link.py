@@ -123,6 +123,7 @@ class Link:
         if spool:
             spool.use_clock(self._clock.at)
         self._asked: int | None = None  # t0 of the clock request under way
+        self._asked_steps = 0  # of the node's clock, until then
         self._asked_at, self._asked_times = -1e9, 0
         self._reported_at = time.monotonic()
         self._speak_at = 0.0
@@ -203,7 +204,7 @@ class Link:
         return _CLOCK_FIRST_S if self._asked_times < _CLOCK_FIRST_COUNT else _CLOCK_S
 
     def _ask_time(self, now: float) -> None:
-        self._asked_at, self._asked = now, self._now_ns()
+        self._asked_at, self._asked_steps, self._asked = now, self._clock.steps, self._now_ns()
         if self._say(self._control, ClockRequest(self._asked)):
             self._asked_times += 1
         elif self._hail[self._control].welcomed:
@@ -321,7 +322,8 @@ class Link:
             case ClockReply(t0, t1, t2, server):
                 if t0 == self._asked:
                     self._asked = None
-                    self._clock.add(t0, t1, t2, arrived_ns)
+                    self._watch_clock()
+                    self._clock.add(t0, t1, t2, arrived_ns, self._asked_steps)
                 self._meet(server, now)
             case Record(on, take, at_ns) if sock is self._control:
                 self._record(take if on else "", at_ns, now)

@@ -93,6 +93,7 @@ class ClockFilter:
         self._now_ns = 0  # the node's clock when it was last heard of
         self._last: tuple[_Line, int, tuple[int, int]] | None = None  # what ``at`` was asked for last
         self.jumps = 0
+        self.steps = 0  # those jumps that ``look`` saw
 
     @property
     def known(self) -> bool:
@@ -135,14 +136,16 @@ class ClockFilter:
         drift = round(self.drift_ppm, 3)
         return ClockState(*self.at(node_ns), drift, self.rtt_ns, self.jumps)
 
-    def add(self, t0: int, t1: int, t2: int, t3: int) -> bool:
+    def add(self, t0: int, t1: int, t2: int, t3: int, steps: int = 0) -> bool:
         """Take one exchange; False when it cannot be true (a clock was set during it) and is left out.
+
+        steps: what ``steps`` was when t0 was read.
 
         An exchange that contradicts what is known, by more than its round trip and any doubt allow, means that a clock
         was set meanwhile (or is being slewed): what was known before is forgotten.
         """
         with self._lock:
-            return self._add(t0, t1, t2, t3)
+            return steps == self.steps and self._add(t0, t1, t2, t3)
 
     def _add(self, t0: int, t1: int, t2: int, t3: int) -> bool:
         rtt = (t3 - t0) - (t2 - t1)
@@ -182,6 +185,7 @@ class ClockFilter:
             return 0
         step = (least + most) // 2
         self.jumps += 1
+        self.steps += 1
         if self._line is not None:
             self._before = (self._line, seen[1] + after_ns - seen[0], wall_ns)
             self._recent = deque((_moved(each, step) for each in self._recent), _WINDOW)

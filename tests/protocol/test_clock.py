@@ -52,7 +52,7 @@ class Simulated:
             there, home = self.way(queues, queue_ns), self.way(queues, queue_ns * back)
             t0, t1 = self.node(self.now), START + round(self.now + there)
             t3 = self.node(self.now + there + home + 20_000)
-            self.clock.add(t0, t1, t1 + 20_000, t3)
+            self.clock.add(t0, t1, t1 + 20_000, t3, self.clock.steps)
             rtt = t3 - t0 - 20_000
             self.best_of_16 = [*self.best_of_16, (rtt, (t1 - t0 + t1 + 20_000 - t3) // 2)][-16:]
             step = 50 * MS if self.asked < 20 else 250 * MS
@@ -199,6 +199,23 @@ def test_a_step_of_the_nodes_clock_is_seen_at_once_and_costs_no_accuracy(set_by)
     rig.errors.clear()
     rig.run(20, settle_s=0)
     assert max(rig.errors) < 20_000 and rig.clock.jumps == 1
+
+
+@pytest.mark.parametrize("set_by", [2 * 10**9, -2 * 10**9])
+def test_an_exchange_that_was_under_way_when_the_nodes_clock_stepped_is_left_out(set_by):
+    """Its reply comes after another thread has seen the step."""
+    rig = Simulated(100).run(20)
+    mono = 5 * 10**9
+    assert rig.clock.look(mono, rig.node(rig.now), mono) == 0
+    asked, steps = rig.node(rig.now), rig.clock.steps
+    rig.set_by = set_by
+    arrived = rig.node(rig.now + 100_000)
+    assert rig.clock.look(mono + 90_000, arrived, mono + 110_000) != 0
+    t1 = START + round(rig.now + 40_000)
+    assert not rig.clock.add(asked, t1, t1 + 20_000, arrived, steps)
+    rig.now += 50 * MS
+    assert abs(rig.clock.offset_at(rig.node(rig.now)) - rig.truth(rig.now)) < 30_000
+    assert rig.clock.jumps == 1 and rig.clock.sigma_at(rig.node(rig.now)) < 100_000
 
 
 def test_a_thread_that_was_held_up_between_two_readings_saw_no_step():
