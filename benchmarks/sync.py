@@ -173,10 +173,10 @@ def run_node(path: Path, number: int, size: int, until: int) -> None:
     class Recorded(ClockFilter):
         """Hands each exchange to the other filter, too."""
 
-        def add(self, t0: int, t1: int, t2: int, t3: int) -> bool:
+        def add(self, t0: int, t1: int, t2: int, t3: int, steps: int = 0) -> bool:
             """As the base says."""
             best.add(t0, t1, t2, t3)
-            return super().add(t0, t1, t2, t3)
+            return super().add(t0, t1, t2, t3, steps)
 
     class Camera(Driver):
         """Exposes when every other one does; the device's timestamp is the truth."""
