@@ -13,7 +13,7 @@ import functools
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgpack
 import zmq
 
+from fusion_server.refusals import Refusals
 from protocol.admission import former_name
 from protocol.calibration import Calibration
 from protocol.errors import HeadstreamError
@@ -62,11 +63,9 @@ _CONTROL_S = 0.000_2  # the control socket is looked at so often while pictures 
 _CHORES_S = 0.005  # and so often is done what no message asks for
 _BURST = 32  # messages of one socket between two looks at everything else
 _RATE_WINDOW_S = 2.0
-_SUMMARY_S = 10.0
 _RECORD_REPEAT_S = 0.3
 _SILENCE_S = 3.0
 _MOST_TOLD = 4096  # questions and releases that wait for the thread
-_MOST_KINDS = 256  # kinds of refusal that are logged one by one; strangers can make up any number of names
 
 
 @dataclass
@@ -134,9 +133,7 @@ class Receiver:
         self._nodes = {name: _Node() for name in rig.nodes}
         self._names = {name.encode(): name for name in rig.nodes}
         self._grants = (rig.wire.credit + 1) // 2  # given back at once: half as many messages, and half is always there
-        self._refused: Counter[str] = Counter()
-        self._logged: Counter[tuple[str, str]] = Counter()
-        self._unsaid: Counter[tuple[str, str]] = Counter()
+        self._refusals = Refusals()
         self._lock = threading.Lock()  # over everything above that statistics() reads
         self._started_ns = time.time_ns()
         self._take = ""
@@ -144,7 +141,7 @@ class Receiver:
         self._ended = ""  # the last take
         self.answers: Answers | None = None  # set before start
         self._to_tell: deque[tuple[str, Inventory | Fetch | Release]] = deque(maxlen=_MOST_TOLD)
-        self._record_at = self._summary_at = 0.0
+        self._record_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="receive", daemon=True)
         self._context = zmq.Context()
@@ -224,8 +221,7 @@ class Receiver:
 
     def refused(self) -> dict[str, int]:
         """Messages refused since the start, by reason; may be called from any thread."""
-        with self._lock:
-            return dict(self._refused)
+        return self._refusals.counts()
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -254,7 +250,7 @@ class Receiver:
                     node, message = self._to_tell.popleft()
                     self._send(self._control, node.encode(), message)
                 self._note_strangers()
-                self._summarise()
+                self._refusals.summarise()
                 if self._on_tick is not None:
                     self._on_tick()
         finally:
@@ -449,17 +445,10 @@ class Receiver:
                 raise
 
     def _refuse(self, error: MessageError, node: str, camera: str | None = None) -> None:
-        with self._lock:
-            self._refused[error.reason] += 1
-            if camera in self._cameras:
+        if camera in self._cameras:
+            with self._lock:
                 self._cameras[camera].refused += 1
-        kind = (error.reason, camera or node)
-        if kind not in self._logged and len(self._logged) < _MOST_KINDS:
-            log.warning("refused (%s): %s", error.reason, error)
-        else:
-            self._unsaid[kind if kind in self._logged else (error.reason, "others")] += 1
-        if kind in self._logged or len(self._logged) < _MOST_KINDS:
-            self._logged[kind] += 1
+        self._refusals.add(error, camera or node)
 
     def _note_strangers(self) -> None:
         """Peers that the doorkeeper has turned away; their addresses are what one can name them by."""
@@ -468,20 +457,7 @@ class Receiver:
         texts, more = self._doorkeeper.refusals()
         for text in texts:
             self._refuse(MessageError("unknown_key", text), text.partition(":")[0])
-        if more:
-            with self._lock:
-                self._refused["unknown_key"] += more
-            self._unsaid["unknown_key", "others"] += more
-
-    def _summarise(self) -> None:
-        now = time.monotonic()
-        if now < self._summary_at:
-            return
-        self._summary_at = now + _SUMMARY_S
-        if self._unsaid:
-            parts = [f"{count} x {reason} of {who}" for (reason, who), count in self._unsaid.most_common(8)]
-            log.warning("refused in the last %d s: %s", _SUMMARY_S, ", ".join(parts))
-            self._unsaid.clear()
+        self._refusals.add_unnamed("unknown_key", more)
 
 
 @functools.lru_cache(maxsize=1024)  # most of what a server says are the same few

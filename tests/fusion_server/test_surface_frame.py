@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fusion_server.sight.resident import resident
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
 from fusion_server.surface.bias import _tilt
-from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.cuda.indices import levelled
 from fusion_server.surface.kernels import CPU
 from fusion_server.surface.observation import look, observe
@@ -28,29 +27,12 @@ from fusion_server.surface.solve import Shape, Topology, even_layout, relaxed, u
 from fusion_server.surface.warm import Frame, warm
 from geometry.align import rigid_motion
 from geometry.device import Lane, Library
-from geometry.device.build import compiler
 from geometry.mesh import Mesh
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.cuda import CudaRasterizer
 
 CAMERAS = ring(6, 96)
 SETTINGS = SurfaceSettings(vertices=800, hull_cells=32, keyframe_iterations=8, uv=False, steady=False)
-DEVICES = {"emulated": "cpu", "cuda": "cuda"}
-
-
-@pytest.fixture(scope="module", params=DEVICES)
-def device(request):
-    """The name of a device to run CUDA kernels on; ``emulated`` runs their bodies on the CPU."""
-    if request.param == "emulated" and compiler(cuda=False) is None:
-        pytest.skip("no C++ compiler for the emulation")
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA GPU")
-    return DEVICES[request.param]
-
-
-@pytest.fixture(scope="module")
-def kernels(device):
-    return CudaKernels(device)
 
 
 @pytest.fixture(scope="module")

@@ -18,29 +18,12 @@ from fusion_server.surface.quality import check
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rigid import rigid_step
 from fusion_server.surface.solve import Shape, System, Topology
-from geometry.device.build import compiler
 from geometry.mesh import vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.cuda import CudaRasterizer
 from protocol.errors import HeadstreamError
 
 CAMERAS = ring(12, 96)  # so many that a face has more views than are kept for it
-DEVICES = {"emulated": "cpu", "cuda": "cuda"}
-
-
-@pytest.fixture(scope="module", params=DEVICES)
-def device(request):
-    """The name of a device to run CUDA kernels on; ``emulated`` runs their bodies on the CPU."""
-    if request.param == "emulated" and compiler(cuda=False) is None:
-        pytest.skip("no C++ compiler for the emulation")
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA GPU")
-    return DEVICES[request.param]
-
-
-@pytest.fixture(scope="module")
-def kernels(device):
-    return CudaKernels(device)
 
 
 @pytest.fixture(scope="module")
