@@ -66,7 +66,7 @@ def _tap(name: str) -> int:
 
 
 def _packets(device: int) -> list[bytes]:
-    packets = []
+    packets: list[bytes] = []
     try:
         while len(packets) < _BURST:
             packets.append(os.read(device, _LARGEST))

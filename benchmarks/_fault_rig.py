@@ -182,10 +182,8 @@ class FaultRig:
             found.unsaid += len(missing - said)
             found.reasons += [gap["reason"] for gap in gaps]
         if healed_at is not None:
-            times = [
-                min((at for at, _ in live.of_camera(camera) if at >= healed_at * 1e9), default=None) for camera in hurt
-            ]
-            found.recovered_s = None if None in times else max(times) / 1e9 - healed_at  # type: ignore[type-var]
+            after = [[at for at, _ in live.of_camera(camera) if at >= healed_at * 1e9] for camera in hurt]
+            found.recovered_s = max(map(min, after)) / 1e9 - healed_at if all(after) else None
         found.server_mb = max((mb for name, mb in self._peaks.items() if name == SERVER), default=0.0)
         found.node_mb = max((mb for name, mb in self._peaks.items() if name != SERVER), default=0.0)
         texts = [alarm["text"] for status in self.statuses for alarm in status.get("alarms", [])]

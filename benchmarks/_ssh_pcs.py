@@ -51,7 +51,7 @@ def serve_ssh(lab: Lab, caller: str, names: Sequence[str]) -> None:
         shutil.copy(ssh / "id_ed25519.pub", folder / "authorized_keys")
         (folder / "sshd_config").write_text(_CONFIGURATION.format(address=host.address, folder=folder))
         known += f"{host.name},{host.address} {(folder / 'host_key.pub').read_text()}"
-        command = ["/usr/sbin/sshd", "-D", "-e", "-f", folder / "sshd_config"]
+        command = ["/usr/sbin/sshd", "-D", "-e", "-f", str(folder / "sshd_config")]
         with (folder / "log").open("wb") as log:
             host.popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     (ssh / "known_hosts").write_text(known)

@@ -18,6 +18,7 @@ import json
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +120,7 @@ def main() -> None:
         cameras = ring(views, size)
         images, _ = lit_ball(cameras)
         times = milliseconds(engine, images, cameras, options.repeats)
-        row = {
+        row: dict[str, Any] = {
             "engine": engine.describe(),
             "views": views,
             "size": size,
