@@ -3,8 +3,7 @@
 ``protocol.messages`` says who says what when. A frame that is handed on or refused gives its camera its credit back, so
 that what is on its way to the server is at most ``wire.credit`` frames of ``wire.max_frame_mb`` per camera; nothing is
 queued here. Frames out of a node's spool were asked for and go to whoever asked (``answers``). Whatever a stranger or a
-broken node sends is refused, counted by reason and logged: the first of a kind at once, the rest as one line every ten
-seconds.
+broken node sends is refused, counted by reason and logged (``refusals``).
 """
 
 from __future__ import annotations
