@@ -226,7 +226,6 @@ class Link:
         self._asked_times = 0
         self._shelf.forget()
         self._lane.end()
-        self._speak_at = 0.0
         for hail in self._hail.values():
             hail.lost(now)
 

@@ -248,6 +248,25 @@ def test_a_picture_that_waits_for_credit_leaves_when_the_credit_comes(
     assert server.sequences == [0, 1, 2, 3, 4]
 
 
+def test_while_lost_credit_is_asked_for_nobody_counts_grants(
+    make_rig, make_server, running, stepped, step_driver, jpeg_of, monkeypatch
+):
+    """Those after the Welcome would be forgotten with it, if a camera's thread read them first."""
+    monkeypatch.setattr(capture_nodes.link, "_STARVED_S", 0.2)
+    server = make_server(make_rig())
+    server.credit, server.return_credit = 1, False
+    node = stepped(server.rig)
+    with running(node):
+        server.until(lambda: len(server.hellos) >= 2)
+        server.for_a_while(0.2)
+        server.answer = False
+        put(step_driver, jpeg_of, 3)
+        server.until(lambda: [plane for plane, _ in server.hellos].count("data") == 2)
+        assert not node._link._lane.open
+        server.answer, server.credit, server.return_credit = True, 3, True
+        server.until(lambda: len(server.frames) == 3)
+
+
 def test_a_refused_node_says_why_and_sends_nothing(
     make_rig, make_server, running, stepped, step_driver, jpeg_of, caplog
 ):
