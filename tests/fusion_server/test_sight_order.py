@@ -29,7 +29,7 @@ def run(monkeypatch):
     cameras = [camera(name, [0.1, 0, 0, 0, 0]) for name in NAMES]
     calibration = Calibration(tuple(cameras), {}, {})
     sight = DeviceSight(calibration, BrightEngine(2, "cpu"))
-    decoder, surface = make_decoder("turbojpeg", 1, sight), Lane(sight.device)
+    decoder, surface, hasty = make_decoder("turbojpeg", 1, sight), Lane(sight.device), Lane(sight.device)
     windows = {name: Window(40, 20, 200) for name in NAMES}
     steps = []
     for n in range(SETS):
@@ -41,9 +41,14 @@ def run(monkeypatch):
         uploads = list(gpu.before)[first:]
         first = len(gpu.before)
         seen = sight.look(taken, windows)
+        looked = gpu.host_knows
         # The maps, both pictures and the checksums, into the hand-over's buffer; before them the network's own inputs.
         copies = [work for work in list(gpu.before)[first:] if work.startswith("copy")][-6:]
-        steps.append({"decoded knowing": known, "uploads": uploads, "copies": copies, "seen": seen})
+        steps.append({"decoded knowing": known, "looked knowing": looked, "uploads": uploads, "copies": copies})
+        steps[n]["seen"] = seen
+        with hasty.entered():
+            seen.handed.on(hasty)
+            steps[n]["glance"] = gpu.work("glance")
         if n:  # the surface is a set behind
             handed = steps[n - 1]["seen"].handed
             with surface.entered():
@@ -65,11 +70,13 @@ def test_a_set_goes_through_its_stages_in_order(run):
         assert f"shrink_windows {n}" in gpu.before[f"predict {n}"]
         assert len(step["copies"]) == 6
         assert all(f"predict {n}" in gpu.before[copy] for copy in step["copies"])
-        for reader in ("solve", "fetch"):
+        for reader in ("glance", "solve", "fetch"):
             if reader in step:
                 assert set(step["copies"]) <= gpu.before[step[reader]]
         if n:
             assert set(steps[n - 1]["copies"]) <= gpu.before[f"predict {n}"]  # which overwrites what they read
+            assert set(steps[n - 1]["copies"]) <= step["looked knowing"]  # one set is in the lane at a time
+        assert not set(step["copies"]) <= step["looked knowing"]  # and for its own the host does not wait
 
 
 def test_pictures_are_overwritten_only_when_nobody_reads_them(run):
