@@ -10,7 +10,7 @@ import pytest
 from surface_scene import blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
-from fusion_server.surface.solve import Shape
+from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import steadied
 from fusion_server.surface.stuck import Repeats
 from fusion_server.surface.warm import warm
@@ -92,6 +92,20 @@ def test_vertices_travel_with_the_head(take):
     _, frames, _ = take
     back = turned(Mesh(frames[5].vertices - (15e-3, -5e-3, 0), frames[5].faces), -20.0)
     assert np.median(np.linalg.norm(back.vertices - frames[0].vertices, axis=1)) < 2.5e-3
+
+
+def test_a_keyframe_has_no_crease_that_would_fold_over_in_the_next_frame():
+    """Normals so noisy that two faces stand on edge, were they not smoothed at the end."""
+    draw = np.random.default_rng(0)
+    views = []
+    for view in views_of(blob(5), skin(5), ring(6, 96)):
+        normal = view.normal + 0.6 * draw.normal(size=view.normal.shape).astype(np.float32)
+        normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-6)
+        views.append(replace(view, normal=normal.astype(np.float32)))
+    settings = SurfaceSettings(vertices=2500, hull_cells=48, keyframe_iterations=8, uv=False, steady=False)
+    frame = SurfaceTracker(settings, CpuRasterizer()).update(views)
+    topology = Topology.of(frame.faces, len(frame.vertices))
+    assert not Shape.of(frame.vertices, topology).folded(topology, 0.4).any()
 
 
 def test_a_keyframe_spends_its_vertices_where_cameras_see_it():
