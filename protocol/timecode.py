@@ -1,9 +1,10 @@
 """SMPTE timecode (ST 12-1) of a wall clock: hours, minutes, seconds and frames since midnight UTC. Pure.
 
 The count of frames since midnight at the exact rate is labelled ``hh:mm:ss:ff``. At 29.97 and its multiples labels are
-dropped (``hh:mm:ss;ff``): of every minute but each tenth the first two (59.94: four) are left out, so that labels
-follow the clock to within 0.1 s over a day. 23.976 knows no dropping; its labels fall behind the clock by 3.6 s an
-hour, as they do everywhere. Every count begins anew at midnight (UTC), where a few labels of 29.97 come twice.
+dropped (``hh:mm:ss;ff``): of every minute but each tenth the first two (59.94: four) are left out. Labels then fall
+behind the clock by 60 ms in a first minute and are ahead by 60 ms in a tenth, and gain 86.4 ms a day: at most 147 ms
+ahead of it, at 23:59. 23.976 knows no dropping; its labels fall behind the clock by 3.6 s an hour, as they do
+everywhere. Every count begins anew at midnight (UTC), where a few labels of 29.97 come twice.
 """
 
 from __future__ import annotations

@@ -6,8 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+settings.register_profile("deterministic", derandomize=True, deadline=None)  # a run that fails fails again
+settings.register_profile("searching", deadline=None)  # HYPOTHESIS_PROFILE=searching looks for what no run has seen
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "deterministic"))
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,7 +1,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.timecode import Timecode, TimecodeError, TimecodeStamper, label, timecode_at, timecode_rate
@@ -51,10 +51,17 @@ def test_a_day_of_drop_frame_has_every_label_that_is_not_left_out_once_and_in_or
 
 
 @given(at=st.integers(0, 4 * 10**18), rate=st.sampled_from([r for r in RATES if r != RATES[0]]))
+@example(at=23_754_479_932_466_667, rate=NTSC)  # 22:28: eight drops into ten minutes, late in the day
+@example(at=(23 * 3600 + 59 * 60) * S + S // 100, rate=NTSC)
+@example(at=DAY - 1, rate=NTSC)
 def test_labels_follow_the_clock(at, rate):
+    """Whole rates to the frame. Dropped ones are behind by 60 ms before a first drop, ahead by 60 after a ninth, and
+    gain 1 ppm of the time, which is 86.4 ms a day."""
     made = timecode_at(at, float(rate))
     seconds = made.hours * 3600 + made.minutes * 60 + made.seconds + made.frames / round(rate)
-    assert abs(seconds - at % DAY / S) < 0.1 + 1 / rate
+    ahead = (seconds - at % DAY / S + 43_200) % 86_400 - 43_200  # the day's last labels may be the next one's first
+    behind_ms, ahead_ms = (60.1, 146.5) if made.drop else (0, 0)
+    assert -behind_ms / 1e3 - 1 / rate - 1e-6 < ahead < ahead_ms / 1e3 + 1e-6
     assert made.drop == (rate in (NTSC, FAST))
 
 
