@@ -210,7 +210,7 @@ class AttentionBlock(nn.Module):
             place = points.reshape(batch, 1, total, 3).to(q.dtype)
             weight = self.closeness.exp().to(q.dtype)[:, None, None]
             q = torch.cat([q, 2 * weight * place, -weight.expand(batch, -1, total, 1)], -1)
-            here = torch.cat([place, place.square().sum(-1, keepdim=True)], -1)[:, 0]
+            here = torch.cat([place, place.square().sum(-1, keepdim=True).to(q.dtype)], -1)[:, 0]
             here = self._seen(here, views, grid)[:, None].expand(-1, self.heads, -1, -1)
             k = torch.cat([k, here], -1)
             v = torch.cat([v, here[..., :3]], -1)
@@ -311,7 +311,7 @@ class NormalNetwork(nn.Module):
     ) -> tuple[NetworkOutput, list[Tensor]]:
         """As ``forward``, and each token's depth (B, V, N) as it was known after every look across the views.
 
-        Depth is what ``rays.token_depth`` gives: in units of the rig, along the ray, from where it passes the rig's
+        Depth is what ``rays.depth_along`` gives: in units of the rig, along the ray, from where it passes the rig's
         middle. Without ``points`` the list is empty.
         """
         batch, views, height, width, _ = images.shape

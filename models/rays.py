@@ -3,7 +3,8 @@
 The world is brought into a *rig frame* first: its origin is the point the pictures look at, its unit is the radius of
 what they see there. A rig moved, scaled, or re-calibrated in other units gives the same inputs; only the world's
 orientation stays (Y is up). Everything here is float64 numpy and is computed once per set of cameras; the network
-receives float32 arrays and needs no camera mathematics of its own, which an engine in bfloat16 would spoil.
+receives float32 arrays and needs no camera mathematics of its own, which an engine in bfloat16 would spoil. Many sets
+of V cameras go through at once where training needs it: any axes may stand before V.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def stack_cameras(cameras: Sequence[Camera]) -> tuple[np.ndarray, np.ndarray, np
 def camera_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> CameraInputs:
     """Rays of V pinhole cameras (pixels, metres or any other unit) for pictures of height x width, multiples of 16.
 
-    Raises ValueError when the size is not a multiple of 16.
+    K, R: (..., V, 3, 3); t: (..., V, 3). Raises ValueError when the size is not a multiple of 16.
     """
     _, *of_tokens = pinhole_inputs(K, R, t, height, width)
     inverse = np.linalg.inv(np.asarray(K, np.float64)).astype(np.float32)
@@ -57,78 +58,85 @@ def camera_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, widt
 
 def pinhole_inputs(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> PinholeInputs:
     """As ``camera_inputs``, some tens of times quicker: nothing here is as large as a picture."""
-    if height % STRIDE or width % STRIDE:
-        raise ValueError(f"pictures of {width} x {height}; both must be multiples of {STRIDE}")
-    K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
-    views = len(K)
-    inverse = np.linalg.inv(K)  # V,3,3
-    center, unit = rig_frame(K, R, t, height, width)
-    eyes = (-np.einsum("vji,vj->vi", R, t) - center) / unit  # V,3
+    rays = _token_rays(K, R, t, height, width)
+    moment = np.cross(rays.eyes[..., None, :], rays.world)
+    frames = np.asarray(R, np.float64).swapaxes(-1, -2)[..., None, :, :] @ ray_frames(rays.seen)  # ...,V,N,3,3
 
-    x = (np.arange(width // STRIDE) + 0.5) * STRIDE - 0.5
-    y = (np.arange(height // STRIDE) + 0.5) * STRIDE - 0.5
-    seen = _directions(inverse, x, y).reshape(views, -1, 3)  # V,N,3 camera frame
-    world = np.einsum("vji,vnj->vni", R, seen)  # V,N,3
-    moment = np.cross(eyes[:, None], world)
-    frames = np.einsum("vji,vnjk->vnik", R, ray_frames(seen))  # V,N,3,3
-
+    x, y = _token_middles(height, width)
     across, down = np.meshgrid(2 * (x + 0.5) / width - 1, 2 * (y + 0.5) / height - 1)
     place = np.stack([across.ravel(), down.ravel()], -1)  # N,2
     waves = np.concatenate([f(place * np.pi * 2.0**k / 2) for k in range(_OCTAVES) for f in (np.sin, np.cos)], -1)
     spread = np.broadcast_to
-    shape = seen.shape[:2]
-    optics = np.concatenate([eyes / np.linalg.norm(eyes, axis=-1, keepdims=True), _half_view(K, height, width)], -1)
-    features = [world, moment, seen, spread(waves, (*shape, 16)), spread(optics[:, None], (*shape, 4))]
-    line = np.concatenate([world, moment], -1)
-    lines = np.stack([-_square(line), _square(np.concatenate([moment, world], -1))], 2)
-    arrays = (inverse, np.concatenate(features, -1), frames.reshape(*shape, 9), lines)
+    shape = rays.seen.shape[:-1]
+    toward = rays.eyes / np.linalg.norm(rays.eyes, axis=-1, keepdims=True)
+    optics = np.concatenate([toward, _half_view(np.asarray(K, np.float64), height, width)], -1)
+    features = [rays.world, moment, rays.seen, spread(waves, (*shape, 16)), spread(optics[..., None, :], (*shape, 4))]
+    line = np.concatenate([rays.world, moment], -1)
+    lines = np.stack([-_square(line), _square(np.concatenate([moment, rays.world], -1))], -2)
+    arrays = (rays.inverse, np.concatenate(features, -1), frames.reshape(*shape, 9), lines)
     return PinholeInputs(*(np.ascontiguousarray(a, np.float32) for a in arrays))
 
 
-def token_depth(K: np.ndarray, R: np.ndarray, t: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """How far along each token's ray the surface is, in the rig's unit, from where the ray passes the rig's middle.
+def depth_along(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far along its ray a token's surface is, out of its depth: ``scale * depth + start``, each (..., V, N).
 
-    depth: (V, H, W) along the cameras' axes in the unit of t, 0 where nothing is. NaN for a token whose middle does not
-    lie on the subject, and for a single camera, whose rig frame has no scale.  # V,N
+    Depth is along the camera's axis in the unit of t; the result is in the rig's unit, from where the ray passes the
+    rig's middle. A single camera's rig frame has no scale: there it means nothing.
     """
-    views, height, width = depth.shape
-    K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
-    half = STRIDE // 2
-    middles = depth.reshape(views, height // STRIDE, STRIDE, width // STRIDE, STRIDE)[
-        :, :, half - 1 : half + 1, :, half - 1 : half + 1
-    ].astype(np.float64)
-    known = (middles > 0).all((2, 4)) & (views > 1)
-    axial = np.where(known, middles.mean((2, 4)), np.nan).reshape(views, -1)
-    center, unit = rig_frame(K, R, t, height, width)
-    x = (np.arange(width // STRIDE) + 0.5) * STRIDE - 0.5
-    y = (np.arange(height // STRIDE) + 0.5) * STRIDE - 0.5
-    seen = _directions(np.linalg.inv(K), x, y).reshape(views, -1, 3)
-    world = np.einsum("vji,vnj->vni", R, seen)
-    eyes = -np.einsum("vji,vj->vi", R, t) - center
-    return axial / seen[..., 2] / unit + np.einsum("vni,vi->vn", world, eyes) / unit
+    rays = _token_rays(K, R, t, height, width)
+    return 1 / (rays.seen[..., 2] * rays.unit[..., None, None]), (rays.world @ rays.eyes[..., None])[..., 0]
 
 
-def rig_frame(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> tuple[np.ndarray, float]:
-    """The point that the pictures' middles look at, and the mean radius of what they see there.  # 3
+def rig_frame(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The point (..., 3) that the pictures' middles look at, and the mean radius (...) of what they see there.
 
     The nearest point to the middle rays in the least-squares sense; where they do not meet (one camera, parallel
     cameras) the mean of the points one baseline (or one unit) down the rays, which for a single picture is as good as
     any, since the unit follows.
     """
     middle = np.array([(width - 1) / 2, (height - 1) / 2, 1.0])
-    rays = np.einsum("vji,vjk,k->vi", R, np.linalg.inv(K), middle)
+    rays = np.einsum("...ji,...jk,k->...i", R, np.linalg.inv(K), middle)  # ...,V,3
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    eyes = -np.einsum("vji,vj->vi", R, t)
-    off_axis = np.eye(3) - rays[:, :, None] * rays[:, None]  # V,3,3
-    system = off_axis.sum(0)
-    away = np.linalg.norm(eyes - eyes.mean(0), axis=-1).mean() or 1.0
-    center = (eyes + rays * away).mean(0)
-    if np.linalg.cond(system) < 1e4:
-        met = np.linalg.solve(system, np.einsum("vij,vj->i", off_axis, eyes))
-        if (np.einsum("vi,vi->v", met - eyes, rays) > 0).all():
-            center = met
-    distance = np.linalg.norm(eyes - center, axis=-1)
-    return center, float(max((distance * _half_view(K, height, width)[:, 0]).mean(), 1e-9))
+    eyes = -np.einsum("...ji,...j->...i", R, t)
+    off_axis = np.eye(3) - rays[..., :, None] * rays[..., None, :]  # ...,V,3,3
+    system = off_axis.sum(-3)
+    away = np.linalg.norm(eyes - eyes.mean(-2, keepdims=True), axis=-1).mean(-1)
+    away = np.where(away == 0, 1.0, away)
+    center = (eyes + rays * away[..., None, None]).mean(-2)
+    meet = np.linalg.cond(system) < 1e4
+    right = np.einsum("...vij,...vj->...i", off_axis, eyes)
+    met = np.linalg.solve(np.where(meet[..., None, None], system, np.eye(3)), right[..., None])[..., 0]
+    ahead = (((met[..., None, :] - eyes) * rays).sum(-1) > 0).all(-1)
+    center = np.where((meet & ahead)[..., None], met, center)
+    distance = np.linalg.norm(eyes - center[..., None, :], axis=-1)
+    return center, np.maximum((distance * _half_view(K, height, width)[..., 0]).mean(-1), 1e-9)
+
+
+class _TokenRays(NamedTuple):
+    """The rays through the tokens' middles; float64."""
+
+    inverse: np.ndarray  # ...,V,3,3 inverse of K
+    seen: np.ndarray  # ...,V,N,3 unit, camera frame
+    world: np.ndarray  # ...,V,N,3 the same in the world's orientation
+    eyes: np.ndarray  # ...,V,3 in the rig frame
+    unit: np.ndarray  # ... of the rig
+
+
+def _token_rays(K: np.ndarray, R: np.ndarray, t: np.ndarray, height: int, width: int) -> _TokenRays:
+    if height % STRIDE or width % STRIDE:
+        raise ValueError(f"pictures of {width} x {height}; both must be multiples of {STRIDE}")
+    K, R, t = (np.asarray(a, np.float64) for a in (K, R, t))
+    inverse = np.linalg.inv(K)
+    center, unit = rig_frame(K, R, t, height, width)
+    eyes = (-np.einsum("...ji,...j->...i", R, t) - center[..., None, :]) / unit[..., None, None]
+    seen = _directions(inverse, *_token_middles(height, width))
+    seen = seen.reshape(*seen.shape[:-3], -1, 3)
+    return _TokenRays(inverse, seen, seen @ R, eyes, unit)
+
+
+def _token_middles(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel coordinates x of the columns and y of the rows of tokens."""
+    return (np.arange(width // STRIDE) + 0.5) * STRIDE - 0.5, (np.arange(height // STRIDE) + 0.5) * STRIDE - 0.5
 
 
 def ray_frames(direction: np.ndarray) -> np.ndarray:
@@ -144,15 +152,15 @@ def ray_frames(direction: np.ndarray) -> np.ndarray:
 
 
 def _directions(inverse: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Unit rays (V, len(y), len(x), 3) through pixels of inverse calibrations (V, 3, 3), in their precision."""
-    a, b, c = (inverse[:, None, None, :, k] for k in range(3))
+    """Unit rays (..., len(y), len(x), 3) through pixels of inverse calibrations (..., 3, 3), in their precision."""
+    a, b, c = (inverse[..., None, None, :, k] for k in range(3))
     rays = a * x[:, None] + (b * y[:, None, None] + c)
-    rays /= np.sqrt(np.einsum("vhwi,vhwi->vhw", rays, rays))[..., None]
+    rays /= np.sqrt(np.einsum("...i,...i->...", rays, rays))[..., None]
     return rays
 
 
 def _half_view(K: np.ndarray, height: int, width: int) -> np.ndarray:
-    return ((width / 2 / K[:, 0, 0] + height / 2 / K[:, 1, 1]) / 2)[:, None]  # V,1 tangent of half the view
+    return ((width / 2 / K[..., 0, 0] + height / 2 / K[..., 1, 1]) / 2)[..., None]  # ...,V,1 tangent of half the view
 
 
 def _square(line: np.ndarray) -> np.ndarray:

@@ -26,6 +26,8 @@ class TrainConfig:
     seed: int = 0
     processes: int = 1  # each draws its own batches; gradients are averaged
     threads: int = 2  # of each process
+    pool_gb: float = 2.0  # sets that a process holds ready, on its GPU where there is one; 3.5 MB each at 6 x 256 px
+    readers: int = 1  # threads of a process that read sets
     pictures: int = 12  # pictures a step, of all processes together
     size: int = 224  # picture size, and in the last part of the run
     final_size: int = 256
@@ -72,7 +74,7 @@ def load_config(path: str | Path) -> TrainConfig:
     for key in ("size", "final_size"):
         if getattr(config, key) % 16 or getattr(config, key) <= 0:
             raise HeadstreamError(f"{path}: {key} is {getattr(config, key)}; it must be a multiple of 16")
-    for key in ("minutes", "pictures", "rate", "threads", "processes"):
+    for key in ("minutes", "pictures", "rate", "threads", "processes", "pool_gb", "readers"):
         if getattr(config, key) <= 0:
             raise HeadstreamError(f"{path}: {key} must be more than zero")
     if not config.views or not all(isinstance(count, int) and 1 <= count <= 16 for count in config.views):

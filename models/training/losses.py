@@ -57,16 +57,16 @@ def gradient_loss(normal: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return total / 4
 
 
-def agreement_loss(normal: Tensor, R: Tensor, matches: Tensor) -> Tensor:
+def agreement_loss(normal: Tensor, R: Tensor, pairs: Tensor) -> Tensor:
     """Mean angle in radians between what two views say of one surface point, told in the world.
 
-    normal: (B, V, H, W, 3) unit, camera frames; R: (B, V, 3, 3) world to camera; matches: (B, P, 2) places of a point's
+    normal: (B, V, H, W, 3) unit, camera frames; R: (B, V, 3, 3) world to camera; pairs: (B, P, 2) places of a point's
     two pixels in the flat (V, H, W), -1 where there is none. The truth agrees with itself, so this pulls to no other
     surface; it says that an error which all views share is better than one that each makes for itself.
     """
     world = torch.einsum("bvji,bvhwj->bvhwi", R, normal).flatten(1, 3)  # B,VHW,3
-    known = (matches[..., 0] >= 0).to(world.dtype)  # B,P
-    one, other = (world.gather(1, matches[..., side, None].clamp(min=0).expand(-1, -1, 3)) for side in (0, 1))
+    known = (pairs[..., 0] >= 0).to(world.dtype)  # B,P
+    one, other = (world.gather(1, pairs[..., side, None].clamp(min=0).expand(-1, -1, 3)) for side in (0, 1))
     return (angle_between(one, other) * known).sum() / known.sum().clamp(min=1)
 
 
@@ -80,10 +80,11 @@ def mask_losses(logit: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def depth_loss(depths: Sequence[Tensor], target: Tensor) -> Tensor:
     """Mean Huber loss (beyond a tenth of the rig's unit linear) of depths (B, V, N) where the target is no NaN."""
-    known = ~target.isnan()
-    if not depths or not known.any():
+    if not depths:
         return target.new_zeros(())
-    return torch.stack([F.smooth_l1_loss(depth[known], target[known], beta=0.1) for depth in depths]).mean()
+    known = ~target.isnan()
+    away = torch.stack([F.smooth_l1_loss(depth, target.nan_to_num(), beta=0.1, reduction="none") for depth in depths])
+    return (away * known).sum() / (len(depths) * known.sum()).clamp(min=1)
 
 
 def total_loss(
@@ -93,13 +94,13 @@ def total_loss(
     mask: Tensor,
     depth: Tensor,
     R: Tensor,
-    matches: Tensor,
+    pairs: Tensor,
     weights: LossWeights,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum, and its terms for the log (``angle`` and ``agreement`` in degrees).
 
     normal: (B, V, H, W, 3) unit camera-frame truth, zero where unknown; mask: (B, V, H, W) 0..1; depth: (B, V, N) as
-    ``rays.token_depth``; R and matches: as ``agreement_loss``.
+    ``batch.token_depth``; R and pairs: as ``agreement_loss``.
     """
     valid = ((mask > 0.5) & (normal.square().sum(-1) > 0.5)).to(output.normal.dtype)
     count = valid.sum().clamp(min=1)
@@ -107,7 +108,7 @@ def total_loss(
     mean_angle = (angle * valid).sum() / count
     likelihood = (angular_likelihood(angle, output.confidence) * valid).sum() / count
     gradient = gradient_loss(output.normal, normal, valid)
-    agreement = agreement_loss(output.normal, R, matches)
+    agreement = agreement_loss(output.normal, R, pairs)
     entropy, overlap = mask_losses(output.mask, mask)
     distance = depth_loss(depths, depth)
     total = (

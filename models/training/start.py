@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.network import Conv, NormalNetwork
-from models.training.dataset import Batch
+from models.training.batch import Batch
 
 
 @torch.no_grad()
@@ -19,10 +19,9 @@ def calibrate(network: NormalNetwork, batch: Batch) -> None:
     """Set gain and bias of the decoder's convolutions (but the last) and of the two that make tokens."""
     chosen = [network.lift, network.lift_coarse, *network.decoder.modules()]
     convolutions = [module for module in chosen if isinstance(module, Conv) and module is not network.decoder.head]
-    device = next(network.parameters()).device
     handles = [conv.register_forward_hook(_standardise) for conv in convolutions]
     try:
-        network(batch.image.to(device), *(array.to(device) for array in batch.cameras))
+        network(batch.image, *batch.cameras)
     finally:
         for handle in handles:
             handle.remove()

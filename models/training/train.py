@@ -15,19 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.network import NormalNetwork
+from models.training.augment import augment
+from models.training.batch import Batch, make_batch, stack
 from models.training.config import TrainConfig, load_config
-from models.training.dataset import Batch, BatchPlan, Loader
+from models.training.dataset import list_sets, load_set
 from models.training.log import RunLog
 from models.training.losses import total_loss
 from models.training.parallel import Team, started
+from models.training.pool import Pool
 from models.training.pretrained import load_imagenet
 from models.training.start import calibrate
 from models.training.validate import Validation
 from models.weights import load_network
 from protocol.errors import HeadstreamError
+
+LOG_STEPS = 20
 
 
 class Average:
@@ -45,6 +50,41 @@ class Average:
         torch._foreach_lerp_(list(self.network.parameters()), list(network.parameters()), 1 - decay)
 
 
+@torch.no_grad()
+def clip_gradients(network: nn.Module, longest: float) -> None:
+    """Scale all gradients down to this norm; where one is not finite, all become zero: one bad batch must not spoil a
+    night. Nothing waits for a GPU to say which."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    scale = torch.where(norm.isfinite(), (longest / (norm + 1e-6)).clamp(max=1), 0.0)
+    for gradient in gradients:
+        gradient.nan_to_num_(0.0, 0.0, 0.0)
+    torch._foreach_mul_(gradients, scale)
+
+
+class Recent:
+    """Terms of the last steps, kept where they are until somebody asks."""
+
+    def __init__(self) -> None:
+        self._terms: list[dict[str, Tensor]] = []
+        self._pictures, self._since = 0, time.monotonic()
+
+    def add(self, terms: dict[str, Tensor], pictures: int) -> None:
+        """Of one step that took so many pictures."""
+        self._terms.append(terms)
+        self._pictures += pictures
+
+    def means(self) -> dict[str, float]:
+        """Pictures a second and the mean of every term since the last call; waits for the last step's."""
+        names = list(self._terms[0])
+        table = torch.stack([torch.stack([terms[name] for name in names]) for terms in self._terms])
+        means = dict(zip(names, table.double().mean(0).tolist(), strict=True))
+        now = time.monotonic()
+        rate = self._pictures / (now - self._since)
+        self._terms, self._pictures, self._since = [], 0, now
+        return {"pictures_per_second": rate, **means}
+
+
 class Trainer:
     """One run in its folder: network, average, optimiser, and how much of the time has gone."""
 
@@ -60,10 +100,13 @@ class Trainer:
             self._begin()
         self.network.to(self.device, memory_format=torch.channels_last)
         self.average = Average(self.network, config.average)
-        self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(self._groups(), betas=(0.9, 0.99), fused=self.device.type == "cuda")
         self.step, self.minutes = 0, 0.0
         if self.checkpoint.exists():
             self._resume()
+        self._seed = config.seed + 1000 * self.step + self.team.rank
+        self._rng = np.random.default_rng(self._seed)
+        self._generator = torch.Generator(self.device).manual_seed(self._seed)
         self.validation = Validation(config, self.device) if self.team.leads else None
 
     def run(self) -> None:
@@ -72,26 +115,23 @@ class Trainer:
         if self.step == 0 and config.start is None:
             calibrate(self.network, self._first_batch())
             self.average = Average(self.network, config.average)
-        loader = Loader(config.data, self._plan(), seed=config.seed + 1000 * self.step + self.team.rank)
+        pool = Pool(config.data, self.device, config.pool_gb, self._seed, config.readers)
         self.team.share_weights(self.network)
         saved, validated = self.minutes, self.minutes
         log = RunLog(config.out) if self.team.leads else None
-        recent: list[dict[str, float]] = []
+        recent = Recent()
         try:
             clock = time.monotonic()
-            for batch in loader:
-                recent.append(self._step(batch))
+            while True:
+                batch = self._draw(pool)
+                recent.add(self._step(batch), self.team.size * batch.image.shape[0] * batch.image.shape[1])
+                if self.step % LOG_STEPS == 0 and log is not None:  # the only place where the host waits for a GPU
+                    log.write(
+                        "log", self.step, self.minutes, {"rate": self._rate(), **recent.means(), "sets": len(pool)}
+                    )
                 now = time.monotonic()
                 self.minutes = self.team.leads_value(self.minutes + (now - clock) / 60)
-                if self.step % 20 == 0 and log is not None:
-                    rate = self.team.size * batch.image.shape[0] * batch.image.shape[1] / (now - clock)
-                    means = {name: float(np.mean([terms[name] for terms in recent])) for name in recent[0]}
-                    log.write(
-                        "log", self.step, self.minutes, {"rate": self._rate(), "pictures_per_second": rate, **means}
-                    )
-                    recent.clear()
                 clock = now  # what follows counts with the next step: the budget is wall time
-                loader.plan = self._plan()
                 done = self.minutes >= config.minutes
                 if log is None:
                     if done:
@@ -106,7 +146,7 @@ class Trainer:
                 if done:
                     return
         finally:
-            loader.close()
+            pool.close()
             if log is not None:
                 log.close()
 
@@ -124,50 +164,52 @@ class Trainer:
             load_imagenet(self.network.encoder)
 
     def _first_batch(self) -> Batch:
-        """The same batch in every process."""
+        """The same batch in every process: the folders' first sets as they are, one view of each."""
         config = self.config
-        plan = BatchPlan(config.pictures, config.size, (min(config.views),))
-        loader = Loader(config.data, plan, config.seed, depth=1)
-        try:
-            return next(iter(loader))
-        finally:
-            loader.close()
+        paths = list_sets(config.data)[: config.pictures]
+        if not paths:
+            raise HeadstreamError(f"no training sets in {', '.join(map(str, config.data))}")
+        sets = stack([load_set(path).first_view() for path in paths], self.device)
+        return make_batch(sets, torch.Generator(self.device).manual_seed(config.seed))
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _draw(self, pool: Pool) -> Batch:
+        """The next step's batch: as many views of each set as chance says, pictures smaller until the last part."""
+        config, rng = self.config, self._rng
+        size = self._size()
+        pictures = round(config.pictures * (config.size / size) ** 2 / self.team.size)
+        views = int(rng.choice(config.views))
+        sets = pool.draw(max(1, pictures // views), views, rng)
+        return make_batch(augment(sets, size, rng, self._generator), self._generator)
+
+    def _size(self) -> int:
+        config = self.config
+        return config.final_size if self.minutes > (1 - config.final_share) * config.minutes else config.size
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the optimiser; the loss and its terms, which a GPU may still have to compute."""
         config = self.config
         share = self._rate()
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_rate"] * share
-        move = self.device
-        with torch.autocast(move.type, torch.bfloat16, enabled=config.bf16):
-            output, depths = self.network.with_depths(
-                batch.image.to(move), *(array.to(move) for array in batch.cameras)
-            )
-        normal, mask, depth = (array.to(move) for array in (batch.normal, batch.mask, batch.depth))
-        R, matches = batch.R.to(move), batch.matches.to(move)
-        loss, terms = total_loss(output, depths, normal, mask, depth, R, matches, config.loss)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+            output, depths = self.network.with_depths(batch.image, *batch.cameras)
+        loss, terms = total_loss(
+            output, depths, batch.normal, batch.mask, batch.depth, batch.R, batch.pairs, config.loss
+        )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.team.average_gradients(self.network)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 2.0)
-        if math.isfinite(float(norm)):  # one bad batch must not spoil a night
-            self.optimizer.step()
-            self.average.update(self.network)
+        clip_gradients(self.network, 2.0)
+        self.optimizer.step()
+        self.average.update(self.network)
         self.step += 1
-        return {"loss": float(loss.detach()), **{name: float(value) for name, value in terms.items()}}
+        return {"loss": loss.detach(), **terms}
 
     def _rate(self) -> float:
         """Share of the full learning rate now: warm-up, then half a cosine down to 1 %."""
         config = self.config
         warm = min(1.0, (self.minutes + 0.02) / max(config.warmup_minutes, 0.02))
         return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, self.minutes / config.minutes))))
-
-    def _plan(self) -> BatchPlan:
-        config = self.config
-        late = self.minutes > (1 - config.final_share) * config.minutes
-        size = config.final_size if late else config.size
-        pictures = round(config.pictures * (config.size / size) ** 2 / self.team.size)
-        return BatchPlan(pictures=max(pictures, 1), size=size, views=config.views)
 
     def _groups(self) -> list[dict[str, object]]:
         """Encoder and new parts learn at their own rates; gains, biases and norms do not decay."""

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from model_doubles import ball, ball_depth, ring
 
 from models.matches import surface_matches
-from models.training.dataset import MATCHES, ViewSet, make_batch
 
 RADIUS = 0.2
 
@@ -58,17 +55,3 @@ def test_what_is_hidden_or_turned_away_is_no_match(scene):
     assert not (pairs[:, 0] == 0).any()
     assert len(surface_matches(depth, -normal, K, R, t).views) < everything / 20
     assert len(surface_matches(depth[:1], normal[:1], K[:1], R[:1], t[:1]).views) == 0
-
-
-def test_a_batch_carries_some_matches_of_each_set(scene):
-    K, R, t, depth, normal, mask, image = scene
-    arrays = (np.round(127 * normal).astype(np.int8), (mask * 255).astype(np.uint8))
-    views = ViewSet(image, *arrays, *(a.astype(np.float32) for a in (K, R, t)), depth.astype(np.float16))
-    batch = make_batch([views, replace(views, depth=None)])
-    assert batch.matches.shape == (2, MATCHES, 2)
-    known = batch.matches[0][batch.matches[0, :, 0] >= 0]
-    assert len(known) > 200 and len(known.unique(dim=0)) == len(known)
-    assert (known[:, 0] // 96**2 < known[:, 1] // 96**2).all()
-    assert (batch.matches[1] == -1).all()  # no depth, no matches
-    alone = make_batch([views.choose([1])])
-    assert (alone.matches == -1).all()

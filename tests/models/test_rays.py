@@ -9,7 +9,7 @@ from model_doubles import ball_depth, ring
 
 from geometry.cameras import pixel_rays, project
 from models.network import _points
-from models.rays import CameraInputs, camera_inputs, ray_frames, rig_frame, stack_cameras, token_depth
+from models.rays import CameraInputs, camera_inputs, depth_along, ray_frames, rig_frame, stack_cameras
 
 SIZE = 64
 
@@ -106,24 +106,29 @@ def test_a_size_that_is_no_multiple_of_16_is_refused():
         camera_inputs(*stack_cameras(ring(1, 40)), 40, 40)
 
 
-def test_token_depth_puts_the_tokens_on_the_surface():
+def test_depth_along_puts_the_tokens_on_the_surface():
     cameras = ring(4, SIZE, center=(0.02, 0.01, -0.03))
-    depth = ball_depth(cameras, 0.2)
     stacked = stack_cameras(cameras)
-    along = token_depth(*stacked, depth)
+    depth = ball_depth(cameras, 0.2).reshape(4, 4, 16, 4, 16)[:, :, 7:9, :, 7:9]
+    known = (depth > 0).all((2, 4)).reshape(4, 16)
+    scale, start = depth_along(*stacked, SIZE, SIZE)
+    along = scale * depth.mean((2, 4)).reshape(4, 16) + start
     center, unit = rig_frame(*stacked, SIZE, SIZE)
     tokens = torch.from_numpy(inputs(cameras).tokens)[None]
     points = _points(tokens, torch.from_numpy(along.astype(np.float32))[None])[0].numpy()  # V,N,3 rig frame
-    known = np.isfinite(along)
     assert 0.2 < known.mean() < 0.9
     radius = np.linalg.norm(points[known] * unit + center, axis=-1)
     np.testing.assert_allclose(radius, 0.2, atol=1e-3)  # the mean of four pixels' depths lies a little behind
 
 
-def test_token_depth_is_unknown_off_the_subject_and_for_one_camera():
-    cameras = ring(3, SIZE)
-    depth = ball_depth(cameras, 0.2)
-    depth[1, 7, 7] = 0  # one of the four pixels in the middle of a token
-    depth[1, 8, 8], depth[1, 7, 8], depth[1, 8, 7] = 1, 1, 1
-    assert np.isnan(token_depth(*stack_cameras(cameras), depth)[1, 0])
-    assert np.isnan(token_depth(*stack_cameras(cameras[:1]), depth[:1])).all()
+def test_many_rigs_at_once_are_as_one_by_one():
+    camera = ring(1, SIZE)[0]
+    beside = [replace(camera, t=camera.t + np.array([0.1 * i, 0, 0])) for i in range(4)]  # parallel: rays never meet
+    rigs = [ring(4, SIZE), ring(4, SIZE, distance=2.0, center=(3.0, -1.0, 0.5)), beside]
+    together = [np.stack(arrays) for arrays in zip(*map(stack_cameras, rigs), strict=True)]
+    made, along = camera_inputs(*together, SIZE, SIZE), depth_along(*together, SIZE, SIZE)
+    for i, rig in enumerate(rigs):
+        for got, alone in zip(made, inputs(rig), strict=True):
+            np.testing.assert_allclose(got[i], alone, atol=1e-6)
+        for got, alone in zip(along, depth_along(*stack_cameras(rig), SIZE, SIZE), strict=True):
+            np.testing.assert_allclose(got[i], alone, rtol=1e-9)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 from model_doubles import tiny_network, write_sets
 
 from models.network import Conv, Encoder
+from models.training.batch import Batch, make_batch, stack
 from models.training.config import load_config
-from models.training.dataset import list_sets, load_set, make_batch
+from models.training.dataset import list_sets, load_set
 from models.training.export import export, load_average
 from models.training.pretrained import load_imagenet
 from models.training.start import calibrate
-from models.training.train import Average, Trainer, train
+from models.training.train import Average, Trainer, clip_gradients, train
 from models.weights import load_network
 from protocol.errors import HeadstreamError
 
@@ -42,6 +44,11 @@ def write_config(folder: Path, minutes: float = 0.03, more: str = "") -> Path:
     path = folder / "tiny.toml"
     path.write_text(CONFIG.format(minutes=minutes, more=more))
     return path
+
+
+def batch_of(folder: Path) -> Batch:
+    sets = stack([load_set(path) for path in list_sets([folder])], torch.device("cpu"))
+    return make_batch(sets, torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +97,7 @@ def convolutions(network):
 def test_steps_lower_the_loss(tmp_path):
     write_sets(tmp_path / "sets", 2)
     trainer = Trainer(load_config(write_config(tmp_path, minutes=5)), lambda _: None)
-    batch = make_batch([load_set(path) for path in list_sets([tmp_path / "sets"])])
+    batch = batch_of(tmp_path / "sets")
     trainer.minutes = 0.1
     losses = [float(trainer._step(batch)["loss"]) for _ in range(12)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
@@ -105,7 +112,35 @@ def test_the_rate_follows_the_clock(tmp_path):
     assert rates[1] > rates[2] > rates[3] == pytest.approx(0.01)
     assert rates[2] == pytest.approx(0.505, abs=0.01)
     trainer.minutes = 9.9
-    assert trainer._plan().size == 64
+    assert trainer._size() == 64
+    trainer.minutes = 5.0
+    assert trainer._size() == 48
+
+
+def test_a_batch_without_finite_gradients_changes_nothing_for_good(tmp_path):
+    write_sets(tmp_path / "sets", 2)
+    trainer = Trainer(load_config(write_config(tmp_path, minutes=5)), lambda _: None)
+    trainer.minutes = 0.1
+    batch = batch_of(tmp_path / "sets")
+    trainer._step(batch)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer._step(replace(batch, normal=batch.normal * torch.nan))
+    for name, value in trainer.network.state_dict().items():
+        assert value.isfinite().all(), name
+        assert (value - before[name]).abs().max() < 2e-3, name  # what the last gradients still push
+    assert np.isfinite(float(trainer._step(batch)["loss"]))
+
+
+def test_gradients_are_scaled_down_together(tmp_path):
+    layer = torch.nn.Linear(2, 1)
+    layer(torch.tensor([[30.0, 40.0]])).sum().backward()
+    before = layer.weight.grad.clone()
+    clip_gradients(layer, 2.0)
+    norm = torch.cat([layer.weight.grad.flatten(), layer.bias.grad]).norm()
+    assert float(norm) == pytest.approx(2.0, rel=1e-4)
+    torch.testing.assert_close(layer.weight.grad / before, torch.full((1, 2), 2 / (2501**0.5)), rtol=1e-4, atol=0)
+    clip_gradients(layer, 100.0)
+    assert float(torch.cat([layer.weight.grad.flatten(), layer.bias.grad]).norm()) == pytest.approx(2.0, rel=1e-4)
 
 
 def test_the_average_trails_the_network():
@@ -141,6 +176,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         ("encoder_rate = true", "must be a number"),
         ("[loss]\nshade = 1", r"loss.shade: unknown"),
         ("processes = 0", "processes must be more than zero"),
+        ("pool_gb = 0", "pool_gb must be more than zero"),
         ("=", "not TOML"),
     ],
 )
@@ -176,7 +212,7 @@ def test_the_shipped_configuration_reads():
 
 def test_the_start_evens_out_the_decoder(tmp_path):
     write_sets(tmp_path / "sets", 3)
-    batch = make_batch([load_set(path) for path in list_sets([tmp_path / "sets"])])
+    batch = batch_of(tmp_path / "sets")
     network = tiny_network().requires_grad_(True)
     measured = {}
 
