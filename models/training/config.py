@@ -20,7 +20,7 @@ class TrainConfig:
     data: tuple[Path, ...]  # folders of training sets; they may be empty yet and may grow
     validation: Path | None = None  # a folder of sets; without it every 25th set is held out
     captures: tuple[Path, ...] = ()  # capture folders with truth, scored at every validation and never trained on
-    start: Path | None = None  # a weights file to start from instead of ImageNet's
+    start: Path | None = None  # a weights file to start from instead of ImageNet's; a smaller network grows (grow.py)
     minutes: float = 60.0  # wall time of the whole run, resumes included
     imagenet: bool = True
     seed: int = 0

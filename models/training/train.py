@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from models.training.augment import augment
 from models.training.batch import Batch, make_batch, stack
 from models.training.config import TrainConfig, load_config
 from models.training.dataset import list_sets, load_set
+from models.training.grow import grown
 from models.training.log import RunLog
 from models.training.losses import total_loss
 from models.training.parallel import Team, started
@@ -151,15 +153,25 @@ class Trainer:
                 log.close()
 
     def _begin(self) -> None:
-        """Weights to start from: those of another run as far as they have a place here, or ImageNet's."""
+        """Weights to start from: those of another run as far as they have a place here, or ImageNet's.
+
+        Raises HeadstreamError when the other network is neither of this one's sizes nor can grow to them.
+        """
         config = self.config
         if config.start is not None:
-            theirs = load_network(config.start).state_dict()
-            ours = self.network.state_dict()
+            start = load_network(config.start)
+            sizes = replace(config.network, points=start.config.points, pool=start.config.pool)  # free to differ
+            grows = sizes != start.config
+            if grows:
+                try:
+                    start = grown(start, sizes, torch.Generator().manual_seed(config.seed))
+                except HeadstreamError as error:
+                    raise HeadstreamError(f"{config.start}: {error}") from None
+            theirs, ours = start.state_dict(), self.network.state_dict()
             fits = {name: value for name, value in theirs.items() if name in ours and ours[name].shape == value.shape}
             self.network.load_state_dict({**ours, **fits})
             if self.team.leads:
-                self.say(f"starts from {config.start}: {len(fits)} of {len(ours)} arrays")
+                self.say(f"starts from {config.start}{', grown' if grows else ''}: {len(fits)} of {len(ours)} arrays")
         elif config.imagenet:
             load_imagenet(self.network.encoder)
 
