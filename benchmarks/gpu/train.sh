@@ -4,7 +4,8 @@
 #     bash benchmarks/gpu/train.sh      # there
 # Renders sets on all cores but two for as long as the call lasts, while the GPU trains lite from the weights it is given
 # (pack.sh FOLDER, else those of this checkout) and full, grown from the new lite, on whatever is there so far. Leaves in
-# $OUT: lite.safetensors, full in shards below 16 MB and their index, results.tar.gz (logs, sheets). `python -m benchmarks model` then makes the tables anywhere.
+# $OUT: lite.safetensors, full in shards below 16 MB and their index, results.tar.gz (logs, sheets). `python -m benchmarks
+# model` then makes the tables, anywhere.
 # T_DATA, T_LITE, T_FULL: seconds of rendering before, and of each training. SEED: another for each call, so that its sets
 # are new. ABLATIONS=1 trains lite three times for T_LITE from ImageNet instead: on sets as they are, on single views, on sets
 # whose cameras are unknown, and prints their table. TINY=1 goes through all of it on a CPU in a minute.
@@ -40,7 +41,7 @@ train() {
         -e "s|^data = .*|data = [\"${5:-$sets}\"]|" -e "s|^minutes = .*|minutes = $minutes|" "$2"; } >"$work/$1.toml"
     timeout -s INT -k 20 $(($3 + 60)) "$python" -m models.training.train "$work/$1.toml" 2>"$work/$1.err" || tail -n 5 "$work/$1.err"
     "$python" -m models.training.export "$work/$1/checkpoint.pt" "$work/$1.safetensors"
-    tail -n 1 "$work/$1/log.csv"
+    [ ! -f "$work/$1/log.csv" ] || tail -n 1 "$work/$1/log.csv" # a run of less than 20 steps has none
 }
 
 if [ -n "${ABLATIONS:-}" ]; then
@@ -72,7 +73,9 @@ keep=(sets.log)
 for name in "${names[@]}"; do
     find "$work" -maxdepth 1 \( -name "$name.safetensors*" -o -name "$name-*-of-*.safetensors" \) -exec cp -t "$out" {} +
     sheet=$(find "$work/$name" -name 'sheet_*.png' | sort | tail -n 1)
-    keep+=("$name.toml" "$name.err" "$name/log.csv" "$name/validation.csv" ${sheet:+"$name/$(basename "$sheet")"})
+    for file in "$name.toml" "$name.err" "$name/log.csv" "$name/validation.csv" ${sheet:+"$name/$(basename "$sheet")"}; do
+        [ ! -f "$work/$file" ] || keep+=("$file")
+    done
 done
 tar -C "$work" -czf "$out/results.tar.gz" "${keep[@]}"
 ls -l "$out"

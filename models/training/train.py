@@ -96,6 +96,7 @@ class Trainer:
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.backends.cudnn.benchmark = True  # pictures have two sizes in a run, so trying ways of convolving pays
         self.network = NormalNetwork(config.network)
         self.checkpoint = config.out / "checkpoint.pt"
         if not self.checkpoint.exists():
