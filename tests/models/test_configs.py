@@ -38,7 +38,7 @@ def test_full_is_as_large_as_it_should_be_and_runs():
 
 def test_the_ablations_differ_in_what_they_take_away_and_in_nothing_else():
     whole, alone, blind = (
-        load_config(ROOT / "benchmarks" / "gpu" / f"{name}.toml") for name in ("whole", "alone", "blind")
+        load_config(ROOT / "benchmarks" / "gpu" / f"{name}.toml") for name in ("lite", "alone", "blind")
     )
     for other in (alone, blind):
         same = {
