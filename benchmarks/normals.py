@@ -1,11 +1,13 @@
 """The normal engine: milliseconds a frame set, parity with torch in full precision, for views and sizes.
 
     python -m benchmarks normals [--engine openvino|torch|tensorrt] [--precision bf16] [--shapes 8x256,10x256]
-    python -m benchmarks normals --count [--config models/training/full.toml]
+    python -m benchmarks normals [--count] --config models/training/full.toml
 
 A lit ball in a ring of cameras: speed does not depend on what is in a picture, and parity is measured on the ball. The
 time is that of `predict`: pictures in host memory to maps in host memory. On a GPU it is also told apart, by CUDA's
 events, into upload, network and download; `--no-graph` enqueues kernel by kernel instead of replaying a CUDA graph.
+`--config` times a network that nobody has trained yet: its weights are random, which changes no time, and rows say so
+in the file's name.
 
 `--count` runs nothing: it says how many operations a set takes and how many bytes go to a GPU and back, and what that
 takes at least at `--teraflops` and `--gigabytes` a second: a floor to read measured times against.
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -29,7 +32,7 @@ from models.engines.parity import lit_ball, parity, ring
 from models.engines.static import StaticEngine
 from models.export import Inference, example_inputs
 from models.network import NetworkConfig, NormalNetwork
-from models.weights import load_network, weights_path
+from models.weights import load_network, save_weights, weights_path
 from protocol.calibration import Camera
 
 
@@ -63,13 +66,21 @@ def work(config: NetworkConfig, views: int, size: int) -> dict[str, float]:
     }
 
 
+def configured(path: Path) -> NetworkConfig:
+    """The network of a training config."""
+    values = tomllib.loads(path.read_text(encoding="utf-8"))["network"]
+    return NetworkConfig(**(values | {"decoder": tuple(values["decoder"])}))
+
+
+def untrained(path: Path, folder: Path) -> Path:
+    """Random weights of a training config's network, written to a folder."""
+    torch.manual_seed(0)
+    return save_weights(NormalNetwork(configured(path)), folder / f"{path.stem}-untrained.safetensors", {"step": 0})
+
+
 def print_work(options: argparse.Namespace, shapes: list[tuple[int, int]]) -> None:
     """The table of ``--count``."""
-    if options.config is None:
-        config = load_network(weights_path(options.weights)).config
-    else:
-        values = tomllib.loads(options.config.read_text(encoding="utf-8"))["network"]
-        config = NetworkConfig(**(values | {"decoder": tuple(values["decoder"])}))
+    config = configured(options.config) if options.config else load_network(weights_path(options.weights)).config
     print(f"| {options.config or weights_path(options.weights).name} | operations, 1e9 | up, down, MB | floor, ms |")
     print("| --- | --- | --- | --- |")
     for views, size in shapes:
@@ -101,7 +112,7 @@ def main() -> None:
     parser.add_argument("--precision", default="", help="default: the engine's usual one")
     parser.add_argument("--no-graph", dest="graph", action="store_false", help="on a GPU: without a CUDA graph")
     parser.add_argument("--count", action="store_true", help="only count operations and bytes")
-    parser.add_argument("--config", type=Path, help="with --count: a training config whose network is meant")
+    parser.add_argument("--config", type=Path, help="a training config whose network is meant, untrained")
     parser.add_argument("--teraflops", type=float, default=500.0, help="with --count: what the GPU computes")
     parser.add_argument("--gigabytes", type=float, default=25.0, help="with --count: what the bus carries a second")
     parser.add_argument("--weights", type=Path, help="default: the shipped ones")
@@ -113,6 +124,16 @@ def main() -> None:
     if options.count:
         print_work(options, shapes)
         return
+    if options.config:
+        with tempfile.TemporaryDirectory() as folder:
+            options.weights = untrained(options.config, Path(folder))
+            measure(options, shapes)
+    else:
+        measure(options, shapes)
+
+
+def measure(options: argparse.Namespace, shapes: list[tuple[int, int]]) -> None:
+    """Time every shape, and say how far the engine is from torch in full precision."""
     print(machine())
     rows = []
     for views, size in shapes:

