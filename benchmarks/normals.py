@@ -69,7 +69,7 @@ def work(config: NetworkConfig, views: int, size: int) -> dict[str, float]:
 def configured(path: Path) -> NetworkConfig:
     """The network of a training config."""
     values = tomllib.loads(path.read_text(encoding="utf-8"))["network"]
-    return NetworkConfig(**(values | {"decoder": tuple(values["decoder"])}))
+    return NetworkConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def untrained(path: Path, folder: Path) -> Path:

@@ -22,5 +22,11 @@ if [ -d "$carry/lib" ]; then  # libturbojpeg, which ld finds
 fi
 if [ -z "${TINY:-}" ]; then
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
-    "$python" -c 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"; print("torch", torch.__version__, "CUDA", torch.version.cuda)'
+    "$python" -c '
+from importlib.metadata import version
+import torch
+
+assert torch.cuda.is_available(), "torch sees no GPU"
+names = ("numpy", "numba", "opencv-python-headless")
+print("torch", torch.__version__, "CUDA", torch.version.cuda, *(f"{name} {version(name)}" for name in names))'
 fi

@@ -6,7 +6,7 @@
 # kept in $OUT (default: the current folder) as gpu-checks.txt: which passed, and the numbers; gpu-checks.tar.gz has every
 # log and JSON. The status is 1 where a part failed. What Python lacks there is brought by pack.sh, or must be there:
 # numpy, opencv, numba, scipy, scikit-image, safetensors, platformdirs, msgpack, pytest (with xdist it is quicker).
-# TINY=1 goes through all of it on a CPU in some minutes.
+# RATES=30,60,0 chooses the pipeline's rates. TINY=1 goes through all of it on a CPU in some minutes.
 set -euo pipefail
 source "$(dirname "$0")/prepare.sh"
 
@@ -23,7 +23,7 @@ part() {
     if [ "$limit" -lt 5 ]; then
         verdict="no time left" failed=1
     else
-        timeout -k 5 "$limit" "$@" >"$kept/$name.log" 2>&1 || code=$?
+        timeout -s INT -k 5 "$limit" "$@" >"$kept/$name.log" 2>&1 || code=$?
         case $code in
             0) ;;
             124 | 137) verdict="past its $limit s" failed=1 ;;
@@ -43,7 +43,7 @@ normals() {
 device=cuda on=cuda off=emulated shapes=8x256,10x256,10x512 largest=10x512 repeats=50 compiled=()
 kernels=(--views 10 --size 512 --frames 5 --cpu-repeats 1) few=10000 many=40000
 decoders=(--views 10) take=(--views 10 --pixels 512 --seconds 0.8 --workers "$(nproc)")
-sets=(--size 512 --fps 30,60,0 --frames 40 --cpu-frames 6)
+sets=(--size 512 --fps "${RATES:-30,0}" --frames 40 --cpu-frames 5)
 if [ -n "${TINY:-}" ]; then
     device=cpu on=emulated off=cuda shapes=2x64 largest=2x64 repeats=3 compiled=(emulated) slower=8 budget=${BUDGET:-1800}
     kernels=(--views 4 --size 64 --frames 2 --repeats 2 --cpu-repeats 1) few=640 many=2560
@@ -69,8 +69,8 @@ fi
 part pipeline 70 "$python" -m benchmarks pipeline "$work/take" --device "$device" "${take[@]}" "${sets[@]}" \
     --json "$kept/pipeline.json"
 part kernels 40 "$python" -m benchmarks kernels --device "$device" --vertices $few "${kernels[@]}" --json "$kept/kernels.json"
-normals normals-no-graph --engine torch --precision bf16 --no-graph
-normals normals-f16 --engine torch --precision f16
+shapes=$largest normals normals-no-graph --engine torch --precision bf16 --no-graph
+shapes=$largest normals normals-f16 --engine torch --precision f16
 part decoders 20 "$python" -m benchmarks decoders --device "$device" "${decoders[@]}" --json "$kept/decoders.json"
 full=$(compgen -G "$work/full.safetensors*" | head -n 1 || compgen -G "$carry/full.safetensors*" | head -n 1 || true)
 untrained=(--config models/training/full.toml)  # random weights take the same time; rows say that they are
@@ -95,7 +95,7 @@ summary() {
         case $(basename "$log" .log) in
             tests) grep -E '^(FAILED|ERROR) |[0-9]+ (passed|failed)|^no tests' "$log" | cut -c1-200 | tail -n 14 || true ;;
             compile) tail -n 1 "$log" ;;
-            kernels*) cut -c1-110 "$log" | grep -vE '^ *$|┏|└|┡' | tail -n 45 ;;
+            kernels*) sed -e '/[┏└┡]/d' -e 's/[│┃]/|/g' "$log" | cut -c1-110 | tail -n 45 ;;
             *) echo "$(basename "$log" .log):" && tail -n 8 "$log" | cut -c1-420 ;;
         esac
     done
