@@ -19,7 +19,6 @@ import argparse
 import json
 import tempfile
 import time
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from models.engines.parity import lit_ball, parity, ring
 from models.engines.static import StaticEngine
 from models.export import Inference, example_inputs
 from models.network import NetworkConfig, NormalNetwork
+from models.training.config import load_config
 from models.weights import load_network, save_weights, weights_path
 from protocol.calibration import Camera
 
@@ -66,22 +66,18 @@ def work(config: NetworkConfig, views: int, size: int) -> dict[str, float]:
     }
 
 
-def configured(path: Path) -> NetworkConfig:
-    """The network of a training config."""
-    values = tomllib.loads(path.read_text(encoding="utf-8"))["network"]
-    return NetworkConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
 def untrained(path: Path, folder: Path) -> Path:
     """Random weights of a training config's network, written to a folder."""
     torch.manual_seed(0)
-    return save_weights(NormalNetwork(configured(path)), folder / f"{path.stem}-untrained.safetensors", {"step": 0})
+    network = NormalNetwork(load_config(path).network)
+    return save_weights(network, folder / f"{path.stem}-untrained.safetensors", {"step": 0})
 
 
 def print_work(options: argparse.Namespace, shapes: list[tuple[int, int]]) -> None:
     """The table of ``--count``."""
-    config = configured(options.config) if options.config else load_network(weights_path(options.weights)).config
-    print(f"| {options.config or weights_path(options.weights).name} | operations, 1e9 | up, down, MB | floor, ms |")
+    weights = weights_path(options.weights)
+    config = load_config(options.config).network if options.config else load_network(weights).config
+    print(f"| {options.config or weights.name} | operations, 1e9 | up, down, MB | floor, ms |")
     print("| --- | --- | --- | --- |")
     for views, size in shapes:
         row = work(config, views, size)
