@@ -1,7 +1,8 @@
 """Bakes the simulated rig: a talking head in calibrated cameras, written once as a capture folder with its truth.
 
 Resumable: a frame is a folder that appears when it is whole, and the capture appears when every frame is there. The
-truth mesh is exactly the surface that was rendered.
+truth mesh is exactly the surface that was rendered, and its relief is as fine as that mesh can carry, so that its
+normals are the surface's own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,11 +26,11 @@ from models.synthetic.render import Rendering, Surface, render
 from models.synthetic.scenes import turn
 from models.synthetic.skin import Appearance, Look, dress
 from models.synthetic.subject import Subject
-from models.synthetic.topology import capture_mesh, smooth_normals
+from models.synthetic.topology import band_limited, capture_mesh, smooth_normals
 from protocol.calibration import Calibration, Camera, save_calibration
 from protocol.errors import HeadstreamError
 
-VERSION = 1
+VERSION = 2  # 1: hair had relief finer than the mesh
 Progress = Callable[[int, int], None]
 
 
@@ -190,7 +191,7 @@ def render_frame(settings: BakeSettings, index: int) -> tuple[Mesh, list[Renderi
     count = level.shape.shape[0]
     vertices = level.shape @ level0
     normals = smooth_normals(vertices, level.faces)
-    vertices = (vertices + appearance.relief[:count, None] * normals).astype(np.float32)
+    vertices = (vertices + appearance.relief[:, None] * normals).astype(np.float32)
     normals = smooth_normals(vertices, level.faces)
     material = appearance.material.copy()
     material[:, 3] *= level.paint @ ambient_visibility(vertices, normals, level.faces, 20)
@@ -221,7 +222,8 @@ def _used(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 @cache
 def _cast(seed: int) -> tuple[Subject, Appearance]:
-    """The demo's person: a random face near the average, looks that read well on camera."""
+    """The demo's person: a random face near the average, looks that read well on camera. Relief is of the surface's own
+    vertices, colours of the painted ones."""
     rng = np.random.default_rng(seed)
     subject = Subject.draw(rng, spread=0.55, adult=True)
     look = Look(
@@ -246,7 +248,11 @@ def _cast(seed: int) -> tuple[Subject, Appearance]:
         cloth=-0.15,
         cloth_color=(0.045, 0.06, 0.1),
     )
-    return subject, dress(look, capture_mesh().sites)
+    level = capture_mesh()
+    appearance = dress(look, level.sites)
+    count = level.shape.shape[0]
+    relief = band_limited(appearance.relief[:count], level.faces) * level.sites.skin[:count]
+    return subject, replace(appearance, relief=relief.astype(np.float32))
 
 
 @cache

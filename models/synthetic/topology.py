@@ -8,6 +8,7 @@ from functools import cache
 import numba
 import numpy as np
 from scipy import sparse
+from scipy.sparse.linalg import splu
 
 from geometry.mesh import edges, loop_matrix
 from models.synthetic.basis import GENDERS, MUSCLES, PARTS, RACES, WEIGHTS, Basis, load_basis
@@ -227,6 +228,21 @@ def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
         for k in range(3):
             out[i, k] /= length
     return out
+
+
+def band_limited(values: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Values at vertices (P,) without what changes from one vertex to the next: waves of 4 edges keep a tenth, of 12
+    nearly all.
+
+    A mesh that is moved by more than it can carry turns its faces away from the normals that shade it. Solves
+    (1 + 8 L^2) x = values with the mesh's umbrella operator L.
+    """
+    count, edge = len(values), edges(faces)
+    ends = np.concatenate([edge, edge[:, ::-1]])
+    beside = sparse.csr_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), (count, count))
+    degree = np.maximum(np.asarray(beside.sum(1)).ravel(), 1)
+    bend = sparse.identity(count) - sparse.diags(1 / degree) @ beside
+    return splu((sparse.identity(count) + 8 * (bend @ bend)).tocsc()).solve(np.asarray(values, np.float64))
 
 
 def flat(rows: np.ndarray) -> np.ndarray:

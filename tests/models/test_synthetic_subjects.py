@@ -7,12 +7,13 @@ import pytest
 import trimesh
 from scipy.spatial import cKDTree
 
-from geometry.mesh import edges
+from geometry.mesh import edges, face_normals
+from models.synthetic.bake import BakeSettings, render_frame
 from models.synthetic.performance import perform
 from models.synthetic.scenes import turn
 from models.synthetic.shapes import hat, plinth, random_solid, sharpened
 from models.synthetic.subject import Subject
-from models.synthetic.topology import capture_mesh, split_edges, topology
+from models.synthetic.topology import band_limited, capture_mesh, smooth_normals, split_edges, topology
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +128,26 @@ def test_the_capture_mesh_is_one_surface_sampled_twice(subject):
         trimesh.Trimesh(v, f, process=False) for v, f in ((vertices, level.faces), (fine, level.fine_faces))
     )
     assert finer.area == pytest.approx(coarse.area, rel=1e-5)
+
+
+def test_band_limiting_keeps_long_waves_and_drops_what_alternates():
+    ball = trimesh.creation.icosphere(5)  # 10,242 vertices
+    points, faces = np.asarray(ball.vertices), np.asarray(ball.faces)
+    level = np.full(len(points), 3.0)
+    np.testing.assert_allclose(band_limited(level, faces), level, rtol=1e-9)
+    wave = np.sin(4 * points[:, 1])  # some 45 edges long
+    np.testing.assert_allclose(band_limited(wave, faces), wave, atol=0.03)
+    noise = np.random.default_rng(0).normal(size=len(points))
+    assert band_limited(noise, faces).std() < 0.25 * noise.std()
+
+
+def test_the_demo_s_subject_is_shaded_by_its_own_surface():
+    """Normals that turn away from the faces below them would be a truth that contradicts itself: hair once did."""
+    mesh, _ = render_frame(BakeSettings(cameras=1, size=32), 0)
+    normal, area = face_normals(mesh.vertices, mesh.faces)
+    corners = smooth_normals(mesh.vertices, mesh.faces)[mesh.faces].mean(1)
+    cosine = (normal * corners).sum(1) / np.linalg.norm(corners, axis=1)
+    away = np.degrees(np.arccos(cosine.clip(-1, 1)))
+    area = area * (mesh.vertices[mesh.faces].mean(1)[:, 1] > -0.2)  # the bust's flat bottom has a sharp edge
+    assert np.average(away, weights=area) < 4
+    assert np.average(away > 8, weights=area) < 0.08
