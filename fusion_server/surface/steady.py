@@ -1,7 +1,9 @@
-"""A filter in time against jitter that does not lag: what moves as one piece passes, what moves on passes, noise not.
+"""A filter in time against jitter that does not lag: what moves on passes, noise not.
 
 Like the one-euro filter (Casiez, Roussel and Vogel, CHI 2012) it smooths less the faster something moves; unlike it,
-it asks no one how fast is fast: the frame's own scatter is the measure. It knows no clock; a step is a frame.
+it asks no one how fast is fast: the frame's own scatter is the measure. The head as one piece and each vertex beside it
+are filtered apart, so that a head that turns takes nothing from its face and a wobble of the whole is no trend of all
+its vertices. It knows no clock; a step is a frame.
 """
 
 from __future__ import annotations
@@ -9,32 +11,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from geometry.align import RigidMotion, rigid_motion
 
 _LEAST = 0.17  # share of what is new that comes through where there is only noise
-_TREND = 0.3  # share of what is new in the trend
-_SCATTERS = 1.5  # a trend of this many scatters counts half as motion
+_TREND = 0.25  # share of what is new in the trend
+_SCATTERS = 1.3  # a trend of this many scatters counts half as motion
 _FLOOR = 5e-6  # metres: a smaller scatter is none
 
 
 @dataclass(frozen=True, eq=False)
 class Steady:
-    """The filter's memory after a frame: what it gave out, and where each vertex tends to (metres a frame)."""
+    """The filter's memory after a frame: what it gave out, and where that tends to (metres a frame)."""
 
     vertices: np.ndarray  # P,3
-    trend: np.ndarray  # P,3
+    trend: np.ndarray  # P,3 of each vertex beside the whole
+    drift: np.ndarray  # 6, of the whole: its middle's way, and its turn times its reach
 
 
 def steadied(before: Steady | None, vertices: np.ndarray) -> Steady:
     """One more frame: vertices (P, 3) metres. Without a memory, or with one of another topology, they pass as they are.
 
-    The last frame's vertices are first moved as one piece onto the new ones, so that a head that turns is not filtered
-    at all. What is left is let through by a share between ``_LEAST`` and 1 that grows with the trend of it, measured in
-    the median scatter of all vertices.
+    The last frame's vertices are first moved as one piece onto the new ones. What is left, and then that motion, is let
+    through by a share between ``_LEAST`` and 1 that grows with the trend of it, measured in the median scatter of all
+    vertices.
     """
     if before is None or before.vertices.shape != vertices.shape:
-        return Steady(vertices, np.zeros_like(vertices))
+        return Steady(vertices, np.zeros_like(vertices), np.zeros(6))
     motion = _as_one_piece(before.vertices, vertices)
     carried = motion(before.vertices)
     off = vertices - carried
@@ -42,8 +46,20 @@ def steadied(before: Steady | None, vertices: np.ndarray) -> Steady:
     trend = trend + _TREND * (off - trend)
     scatter = max(float(np.median(np.linalg.norm(off - trend, axis=1))), _FLOOR)
     ratio = (trend**2).sum(1) / (_SCATTERS * scatter) ** 2
-    share = _LEAST + (1 - _LEAST) * ratio / (1 + ratio)
-    return Steady(carried + share[:, None] * off, trend)
+    made = carried + _share(ratio)[:, None] * off
+
+    way, turned = motion.onto - motion.middle, Rotation.from_matrix(motion.turn.T).as_rotvec()
+    reach = np.sqrt(((before.vertices - motion.middle) ** 2).sum(1).mean())
+    drift = before.drift + _TREND * (np.concatenate([way, reach * turned]) - before.drift)
+    ratio = (drift**2).sum() / (_SCATTERS * scatter) ** 2
+    share = _share(ratio**2)  # of a head that is flung about not a hundredth may stay behind
+    back = Rotation.from_rotvec((share - 1) * turned)
+    return Steady(back.apply(made - motion.onto) + motion.middle + share * way, back.apply(trend), drift)
+
+
+def _share(ratio: np.ndarray) -> np.ndarray:
+    """How much of what is new comes through: half of what noise would not let at a ratio of 1."""
+    return _LEAST + (1 - _LEAST) * ratio / (1 + ratio)
 
 
 def _as_one_piece(a: np.ndarray, b: np.ndarray) -> RigidMotion:

@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 from surface_scene import blob, turned
 
 from fusion_server.surface.steady import steadied
+from geometry.align import rigid_motion
 
 NOISE = 0.1e-3
 
@@ -50,13 +51,38 @@ def test_a_cheek_that_moves_on_lags_by_less_than_half_a_frame(speed, degrees):
     assert abs(lag) < 0.5 * speed * np.linalg.norm(direction[0, cheek], axis=1).mean() / 1e-3
 
 
-def test_a_head_that_turns_is_filtered_as_if_it_did_not():
+def test_the_face_of_a_head_that_turns_is_filtered_as_if_it_did_not():
     draw = np.random.default_rng(1)
     frames = [blob(3, swell=1e-3 * n).vertices + NOISE * draw.normal(size=blob(3).vertices.shape) for n in range(8)]
     turns = [Rotation.from_euler("yx", (40.0 * n, 10.0 * n), degrees=True) for n in range(8)]
     turning = played([turn.apply(vertices) for turn, vertices in zip(turns, frames, strict=True)], 0.0)
-    expected = [turn.apply(vertices) for turn, vertices in zip(turns, played(frames, 0.0), strict=True)]
-    np.testing.assert_allclose(turning, expected, atol=1e-9)
+    for turned_one, still in zip(turning, played(frames, 0.0), strict=True):
+        np.testing.assert_allclose(rigid_motion(turned_one, still)(turned_one), still, atol=1e-9)
+
+
+def wobbling(size: float, still: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """A head that is shaken as one piece by so many metres and the noise of its vertices: truth and what comes out."""
+    draw = np.random.default_rng(2)
+    head = blob(3).vertices
+    frames = []
+    for _ in range(still):
+        turn = Rotation.from_rotvec(size / 0.1 * draw.normal(size=3))
+        frames.append(turn.apply(head) + size * draw.normal(size=3))
+    return head, played(frames)
+
+
+def test_a_wobble_of_the_whole_head_is_noise_too():
+    head, out = wobbling(NOISE)
+    raw = np.hypot(np.hypot(NOISE, NOISE), NOISE)  # a vertex's own, the shift's, and about as much from the turn
+    assert out[20:].std(0).mean() < 0.45 * raw
+    assert np.abs(out[20:].mean(0) - head).mean() < 0.3 * raw
+
+
+@pytest.mark.parametrize(("speed", "frames_late"), [(0.2e-3, 1.0), (0.5e-3, 0.3), (2e-3, 0.05)])  # 6 to 60 mm a second
+def test_a_head_that_drifts_is_held_back_by_less_than_its_noise(speed, frames_late):
+    frames = np.stack([blob(3).vertices + (speed * max(n - 10, 0), 0, 0) for n in range(40)])
+    late = (frames[16:] - played(frames)[16:])[..., 0].mean() / speed
+    assert 0 <= late < frames_late
 
 
 def test_what_opens_wide_does_not_drag_the_rest_along():
