@@ -27,8 +27,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._machine import machine
-from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
+from benchmarks._machine import machine, resident
+from fusion_server.surface import Quality, SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from geometry.align import rigid_motion
 from geometry.cameras import crop_image, cropped, undistort, without_distortion
 from geometry.measure import DistanceSummary, SurfaceIndex, sample_surface
@@ -41,6 +41,7 @@ from protocol.errors import HeadstreamError
 SMOOTH, WHITE, OUTLINE = 7.0, 3.0, 1.0  # degrees, degrees, pixels
 SAMPLES = 20_000
 SETTLE, STILL = 5, 12  # frames of a still head: before it is measured, and measured
+_WARMED = 60  # frames after which memory should not grow any more
 SEEN_BY = 2  # cameras: what fewer see is closed by guess
 
 
@@ -137,9 +138,13 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Played:
-    """One frame of a take: what came out, and how far it is from the truth (None where it was not measured)."""
+    """One frame of a take: what is known of what came out, how far it is from the truth (None where it was not
+    measured), and the memory in use, MB."""
 
-    surface: SurfaceFrame
+    kind: str
+    quality: Quality
+    seconds: dict[str, float]
+    memory: float
     there: DistanceSummary | None
     back: DistanceSummary | None
 
@@ -172,7 +177,8 @@ def play(
         last = views
         surface = tracker.update(views)
         measured = n < 2 or n % (3 if n <= 30 or n >= frames - 30 else every) == 0
-        yield Played(surface, *(errors(surface, read_ply(capture.mesh(frame)), seen_by) if measured else (None, None)))
+        apart = errors(surface, read_ply(capture.mesh(frame)), seen_by) if measured else (None, None)
+        yield Played(surface.kind, surface.quality, surface.seconds, resident(), *apart)
 
 
 def faulty(views: list[View], last: list[View], fault: str) -> list[View]:
@@ -258,12 +264,16 @@ def main() -> int:
         for case in [case for case in CASES if options.case in (None, case.name)]:
             fault, stride = options.fault or "", options.stride
             played = list(play(capture, case, options.frames, settings, options.size, options.every, fault, stride))
+            early = played[min(_WARMED, len(played) - 1)].memory
+            console.print(
+                f"{case.name}: {early:.0f} MB in use after {_WARMED} frames, {played[-1].memory:.0f} at the end"
+            )
             shake = jitter(capture, case, settings, options.size)
             for name, chosen in _spans(played, bool(options.fault)).items():
                 if any(each.there for each in chosen):
                     accuracy.add_row(case.name, name, *_accuracy(chosen, shake if name == "warm" else None))
             for kind in ("keyframe", "warm"):
-                seconds = [each.surface.seconds for each in played if each.surface.kind == kind]
+                seconds = [each.seconds for each in played if each.kind == kind]
                 names = list(dict.fromkeys(name for each in seconds for name in each))
                 stages.extend(name for name in names if name not in stages)
                 medians = {name: 1e3 * float(np.median([each.get(name, 0) for each in seconds])) for name in names}
@@ -301,13 +311,13 @@ def _accuracy(chosen: list[Played], shake: float | None) -> tuple[str, ...]:
 
     counts: dict[str, int] = {}
     for each in chosen:
-        for flag in each.surface.quality.flags:
+        for flag in each.quality.flags:
             counts[flag] = counts.get(flag, 0) + 1
     return (
         pair([each.there for each in chosen if each.there]),
         pair([each.back for each in chosen if each.back]),
-        f"{np.median([each.surface.quality.silhouette_iou for each in chosen]):.3f}",
-        f"{max(each.surface.quality.inverted for each in chosen)}",
+        f"{np.median([each.quality.silhouette_iou for each in chosen]):.3f}",
+        f"{max(each.quality.inverted for each in chosen)}",
         "" if shake is None else f"{1e3 * shake:.3f}",
         ", ".join(f"{flag} x{n}" for flag, n in sorted(counts.items())),
     )

@@ -156,7 +156,7 @@ class SurfaceConfig:
     device: str = "cuda"  # the GPU of both, where they are on one: "cuda", "cuda:1"; "cpu" emulates it, for tests
     vertices: int = limited(10_000, 100, 1_000_000)
     size: int = limited(256, 64, 2048)
-    iterations: int = limited(2, 1, 100)
+    iterations: int = limited(1, 1, 100)
     photometric: bool = True
 
 

@@ -100,7 +100,7 @@ class SurfaceSettings:
     """
 
     vertices: int = 10_000
-    iterations: int = 2
+    iterations: int = 1
     keyframe_iterations: int = 12
     photometric: bool = True
     sigma_normal: float = 0.05  # radians
