@@ -265,9 +265,8 @@ def main() -> int:
             fault, stride = options.fault or "", options.stride
             played = list(play(capture, case, options.frames, settings, options.size, options.every, fault, stride))
             early = played[min(_WARMED, len(played) - 1)].memory
-            console.print(
-                f"{case.name}: {early:.0f} MB in use after {_WARMED} frames, {played[-1].memory:.0f} at the end"
-            )
+            late = played[-1].memory
+            console.print(f"{case.name}: {early:.0f} MB in use after {_WARMED} frames, {late:.0f} at the end")
             shake = jitter(capture, case, settings, options.size)
             for name, chosen in _spans(played, bool(options.fault)).items():
                 if any(each.there for each in chosen):

@@ -85,9 +85,6 @@ if [ -z "${TINY:-}" ] && [ "$("$python" -c 'import torch; print(torch.cuda.devic
     part pipeline-two-gpus 60 "$python" -m benchmarks pipeline "$work/take" --device cuda:0 --surface-device cuda:1 \
         --ways device "${sets[@]}" --cpu-frames 0 --json "$kept/pipeline-two-gpus.json"
 fi
-if [ -f benchmarks/gpu/smoke.sh ]; then
-    part train-smoke 40 bash benchmarks/gpu/smoke.sh
-fi
 
 summary() {
     local log
