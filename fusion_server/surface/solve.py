@@ -308,9 +308,9 @@ def _edge_rows(edges, edge, first, second, want, weight, diagonal, off, right):
         right[j] += w * b * want[n]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True)  # on one core: cores that other work shares would wait for each other each time
 def _multiply(diagonal, off, start, neighbour, link, x, out):
-    for i in numba.prange(diagonal.shape[0]):
+    for i in range(diagonal.shape[0]):
         total = diagonal[i] * x[i]
         for n in range(start[i], start[i + 1]):
             total += off[link[n]] * x[neighbour[n]]
