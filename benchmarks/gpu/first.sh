@@ -6,15 +6,17 @@
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 out=${OUT:-.} smoke=${WORK:-/tmp/headstream-gpu}-smoke failed=0
+tests=120 times=150
+[ -z "${TINY:-}" ] || tests=900 times=900
 mkdir -p "$out/tests" "$out/times" "$smoke/out"
 
 WORK=$smoke OUT=$smoke/out T_DATA=35 T_LITE=10 T_FULL=12 bash benchmarks/gpu/train.sh >"$smoke/train.log" 2>&1 &
 training=$!
-OUT=$out/tests BUDGET=120 bash benchmarks/gpu/run.sh compile tests || failed=1
+OUT=$out/tests BUDGET=$tests bash benchmarks/gpu/run.sh compile tests || failed=1
 wait $training || failed=1
 tail -n 12 "$smoke/train.log" | cut -c1-300
 tail -n 2 "$smoke"/*/log.csv "$smoke"/*.err
 cp "$smoke/out/results.tar.gz" "$out/smoke.tar.gz"
-OUT=$out/times BUDGET=150 bash benchmarks/gpu/run.sh normals-torch pipeline kernels normals-full decoders kernels-many \
+OUT=$out/times BUDGET=$times bash benchmarks/gpu/run.sh normals-torch pipeline kernels normals-full decoders kernels-many \
     normals-no-graph normals-f16 normals-tensorrt normals-tensorrt-no-graph pipeline-two-gpus || failed=1
 exit $failed

