@@ -41,7 +41,6 @@ from protocol.errors import HeadstreamError
 SMOOTH, WHITE, OUTLINE = 7.0, 3.0, 1.0  # degrees, degrees, pixels
 SAMPLES = 20_000
 SETTLE, STILL = 5, 12  # frames of a still head: before it is measured, and measured
-_WARMED = 60  # frames after which memory should not grow any more
 SEEN_BY = 2  # cameras: what fewer see is closed by guess
 
 
@@ -264,9 +263,10 @@ def main() -> int:
         for case in [case for case in CASES if options.case in (None, case.name)]:
             fault, stride = options.fault or "", options.stride
             played = list(play(capture, case, options.frames, settings, options.size, options.every, fault, stride))
-            early = played[min(_WARMED, len(played) - 1)].memory
-            late = played[-1].memory
-            console.print(f"{case.name}: {early:.0f} MB in use after {_WARMED} frames, {late:.0f} at the end")
+            quarter = max(1, len(played) // 4)
+            parts = played[quarter : 2 * quarter] or played, played[-quarter:]
+            early, late = (max(each.memory for each in part) for part in parts)
+            console.print(f"{case.name}: at most {early:.0f} MB in use in the second quarter, {late:.0f} in the last")
             shake = jitter(capture, case, settings, options.size)
             for name, chosen in _spans(played, bool(options.fault)).items():
                 if any(each.there for each in chosen):
