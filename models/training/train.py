@@ -127,11 +127,12 @@ class Trainer:
             clock = time.monotonic()
             while True:
                 batch = self._draw(pool)
-                recent.add(self._step(batch), self.team.size * batch.image.shape[0] * batch.image.shape[1])
-                if self.step % LOG_STEPS == 0 and log is not None:  # the only place where the host waits for a GPU
-                    log.write(
-                        "log", self.step, self.minutes, {"rate": self._rate(), **recent.means(), "sets": len(pool)}
-                    )
+                terms = self._step(batch)
+                if log is not None:
+                    recent.add(terms, self.team.size * batch.image.shape[0] * batch.image.shape[1])
+                    if self.step % LOG_STEPS == 0:  # the only place where the host waits for a GPU
+                        values = {"rate": self._rate(), **recent.means(), "sets": len(pool)}
+                        log.write("log", self.step, self.minutes, values)
                 now = time.monotonic()
                 self.minutes = self.team.leads_value(self.minutes + (now - clock) / 60)
                 clock = now  # what follows counts with the next step: the budget is wall time
