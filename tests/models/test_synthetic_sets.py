@@ -86,7 +86,8 @@ def test_a_bake_is_a_capture_with_its_truth(capture):
     pixels, far = project(camera, mesh.vertices)
     inside = ((pixels > 0) & (pixels < 63)).all(1)
     column, row = np.rint(pixels[inside]).astype(int).T
-    assert mask[row, column].mean() > 0.97
+    beside = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # a pixel shows what is at its middle
+    assert beside[row, column].mean() > 0.999
     front = far[inside] < depth[row, column] + 0.002
     assert front.mean() > 0.3
     assert np.median(np.abs(far[inside] - depth[row, column])[front]) < 0.002
