@@ -33,12 +33,11 @@ def augment(sets: Sets, size: int, rng: np.random.Generator, generator: torch.Ge
         raise HeadstreamError(f"the sets are {have} pixels wide, training asks for {size}")
     x, y, side = draw_windows(batch, views, have, size, rng)
     mirror = rng.random(batch) < 0.5
-    sets, picture = look(sets, size, x, y, side, mirror)
+    seen = look(sets, size, x, y, side, mirror)
     turns = np.stack([_random_turn(rng) for _ in range(batch)])
     light = rng.normal(0, 0.12, (batch, 1)) + rng.normal(0, 0.06, (batch, views))
-    picture = _photograph(picture, sets.mask.flatten(0, 1), light.ravel(), rng, generator)
-    image = picture.round().to(torch.uint8).permute(0, 2, 3, 1).reshape(batch, views, size, size, 3)
-    return replace(sets, image=image, R=sets.R @ turns[:, None])
+    image = photographed(seen.image.flatten(0, 1), seen.mask.flatten(0, 1), light.ravel(), rng, generator)
+    return replace(seen, image=image.reshape(seen.image.shape), R=seen.R @ turns[:, None])
 
 
 def draw_windows(
@@ -54,13 +53,10 @@ def draw_windows(
     return np.where(exact, np.floor(x), x), np.where(exact, np.floor(y), y), side
 
 
-def look(
-    sets: Sets, size: int, x: np.ndarray, y: np.ndarray, side: np.ndarray, mirror: np.ndarray
-) -> tuple[Sets, Tensor]:
-    """Squares of the pictures at ``size``, those of the sets in ``mirror`` (B) as a mirror shows them and the world.
+def look(sets: Sets, size: int, x: np.ndarray, y: np.ndarray, side: np.ndarray, mirror: np.ndarray) -> Sets:
+    """Squares of the pictures at ``size``; of the sets in ``mirror`` (B bool) as a mirror shows pictures and world.
 
-    x, y, side: (B, V) left and top edge and side in pixels. Returns the sets without their pictures, and these, float32
-    0..255 (BV, 3, size, size).
+    x, y, side: (B, V) left and top edge and side in pixels.
     """
     batch, views, have = sets.image.shape[:3]
     scale = size / side
@@ -97,14 +93,14 @@ def look(
     depth = sampled(planes(sets.depth), "nearest", "zeros")
     shape = (batch, views, size, size)
     return Sets(
-        image=sets.image,
+        image=picture.round().to(torch.uint8).permute(0, 2, 3, 1).reshape(*shape, 3),
         normal=normal.round().to(torch.int8).permute(0, 2, 3, 1).reshape(*shape, 3),
         mask=mask.round().to(torch.uint8).reshape(shape),
         depth=depth.half().reshape(shape),
         K=K,
         R=R,
         t=t,
-    ), picture
+    )
 
 
 def _random_turn(rng: np.random.Generator) -> np.ndarray:
@@ -117,24 +113,25 @@ def _random_turn(rng: np.random.Generator) -> np.ndarray:
     return turn @ np.array([[about_z[0], -about_z[1], 0], [about_z[1], about_z[0], 0], [0, 0, 1]])
 
 
-def _photograph(
-    picture: Tensor, mask: Tensor, light: np.ndarray, rng: np.random.Generator, generator: torch.Generator
+def photographed(
+    image: Tensor, mask: Tensor, light: np.ndarray, rng: np.random.Generator, generator: torch.Generator
 ) -> Tensor:
-    """Background, blur, exposure, white balance, contrast, noise of n cameras: (n, 3, S, S) 0..255 in and out.
+    """Pictures (n, S, S, 3) uint8 through n cameras' background, blur, exposure, white balance, contrast and noise.
 
     mask: (n, S, S) uint8; light: (n) exposure of each, natural logarithm of half a gain.
     """
-    n, _, size, _ = picture.shape
+    n, size = mask.shape[:2]
+    picture = image.permute(0, 3, 1, 2).float()
 
     def on_device(values: np.ndarray) -> Tensor:
-        return upload(np.asarray(values, np.float32), picture.device)
+        return upload(np.asarray(values, np.float32), image.device)
 
     def some(share: float) -> Tensor | None:
         chosen = np.flatnonzero(rng.random(n) < share)
-        return upload(chosen, picture.device) if len(chosen) else None
+        return upload(chosen, image.device) if len(chosen) else None
 
     if (chosen := some(0.2)) is not None:
-        behind = _backgrounds(len(chosen), size, rng, generator, on_device)
+        behind = _backgrounds(len(chosen), size, rng, generator)
         cover = _blurred(mask[chosen, None].float() / 255, on_device(np.full(len(chosen), 0.7)))
         picture[chosen] = (picture[chosen] * cover + behind * (1 - cover)).clamp(0, 255)
     if (chosen := some(0.2)) is not None:
@@ -150,19 +147,20 @@ def _photograph(
         picture[chosen] = keep * coloured + (1 - keep) * grey
     noise = torch.randn(picture.shape, generator=generator, device=picture.device)
     strength = np.where(rng.random(n) < 0.4, rng.uniform(1, 6, n), 0)
-    return (picture + noise * on_device(strength)[:, None, None, None]).clamp(0, 255)
+    picture = (picture + noise * on_device(strength)[:, None, None, None]).clamp(0, 255)
+    return picture.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _backgrounds(n: int, size: int, rng: np.random.Generator, generator: torch.Generator, on_device) -> Tensor:
+def _backgrounds(n: int, size: int, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
     """Black, one colour, or a soft gradient with some mottling, as studios have.  # n,3,S,S"""
     kind = rng.random((n, 1, 1, 1))
     corners = np.where(kind > 0.4, rng.uniform(0, 255, (n, 3, 1, 1)), 0)
     corners = corners + np.where(kind > 0.7, rng.normal(0, 40, (n, 3, 2, 2)), 0)
-    shape = (size, size)
-    back = F.interpolate(on_device(np.clip(corners, 0, 255)), shape, mode="bilinear", align_corners=False)
-    mottle = torch.randn((n, 3, size // 4, size // 4), generator=generator, device=back.device)
-    mottle = mottle * on_device(rng.uniform(0, 4, n))[:, None, None, None]
-    return back + F.interpolate(mottle, shape, mode="bilinear", align_corners=False)
+    shape, device = (size, size), generator.device
+    back = upload(np.clip(corners, 0, 255).astype(np.float32), device)
+    mottle = torch.randn((n, 3, size // 4, size // 4), generator=generator, device=device)
+    mottle = mottle * upload(rng.uniform(0, 4, (n, 1, 1, 1)).astype(np.float32), device)
+    return sum(F.interpolate(part, shape, mode="bilinear", align_corners=False) for part in (back, mottle))
 
 
 def _blurred(maps: Tensor, sigma: Tensor) -> Tensor:

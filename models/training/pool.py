@@ -49,7 +49,6 @@ class Pool:
     ) -> None:
         self._folders, self._device = list(folders), device
         self._bytes = gigabytes * 1e9
-        self._rng = np.random.default_rng(seed)
         self._arrived: queue.Queue[_Read | Exception] = queue.Queue(_AHEAD)
         self._maps: dict[str, Tensor] = {}
         self._cameras: dict[str, np.ndarray] = {}
@@ -58,7 +57,7 @@ class Pool:
         self._lock = threading.Lock()  # of what readers share: the order, and what they have seen
         self._order: list[Path] = []
         self._seen: set[Path] = set()
-        self._reads = np.random.default_rng(seed + 1)
+        self._reads = np.random.default_rng(seed)
         self._ends = threading.Event()
         self._readers = [
             threading.Thread(target=self._read, name="training-reader", daemon=True) for _ in range(readers)
