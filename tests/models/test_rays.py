@@ -58,6 +58,15 @@ def test_parallel_cameras_are_finite():
     assert all(np.isfinite(array).all() for array in inputs([camera, beside]))
 
 
+def test_cameras_that_look_apart_look_at_what_is_before_them():
+    """Their rays meet, but behind their backs: nothing is looked at there."""
+    back = np.diag([-1.0, 1.0, -1.0])
+    apart = [replace(c, R=back @ c.R, t=back @ c.t) for c in ring(3, SIZE)[:2]]
+    center, _ = rig_frame(*stack_cameras(apart), SIZE, SIZE)
+    between = np.mean([camera.center for camera in apart], 0)
+    assert center @ between > 1.5 * between @ between
+
+
 def test_line_features_multiply_to_the_squared_reciprocal_product():
     cameras = ring(3, SIZE)
     got = inputs(cameras)

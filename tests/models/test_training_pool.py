@@ -66,6 +66,25 @@ def test_a_draw_is_of_sets_as_they_were_written(tmp_path, opened):
     assert all(len({tuple(R.ravel()) for R in sets.R[b]}) == 2 for b in range(4))  # two views of each, not one twice
 
 
+def test_pictures_of_a_set_come_in_any_order(tmp_path, opened):
+    write_sets(tmp_path, 2)
+    pool = opened([tmp_path], CPU, 1.0, seed=0)
+    sets = pool.draw(40, 3, np.random.default_rng(0))
+    assert len({tuple(np.round(R[0].ravel(), 4)) for R in sets.R}) == 3
+
+
+def test_a_full_pool_takes_in_no_more_than_was_drawn(tmp_path, opened):
+    write_sets(tmp_path, 12)
+    pool = opened([tmp_path], CPU, 3.5 * SET_GB, seed=0)
+    rng = np.random.default_rng(0)
+    pool.draw(1, 1, rng)
+    for _ in range(4):
+        time.sleep(0.05)  # readers are ahead
+        before = pool._taken
+        pool.draw(1, 1, rng)
+        assert pool._taken <= before + 1
+
+
 def test_more_sets_than_there_are_come_twice(tmp_path, opened):
     write_sets(tmp_path, 3)
     pool = opened([tmp_path], CPU, 1.0, seed=0)
