@@ -19,6 +19,7 @@ from fusion_server.framing import Window, around_mask, around_points, follow, wh
 from fusion_server.sight import HostSight, Seen, Sight
 from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.kernels import make_kernels
+from fusion_server.surface.photometric import fine_size
 from fusion_server.surface.rehearse import rehearse
 from geometry.cameras import without_distortion
 from geometry.rasterize import make_rasterizer
@@ -30,6 +31,8 @@ from protocol.rig import NormalsConfig, SurfaceConfig
 log = logging.getLogger(__name__)
 
 _LOOKS = 2  # at the head on a cold start, at most
+_FINEST = 2048  # pixels a side of a final mesh's pictures: 16 of them are 270 MB of grey levels
+_POLISH = 8  # iterations; more do not bring a final mesh nearer to the truth
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +141,15 @@ class Reconstructor:
         self._windows, self._vertices, self._tracker = state
 
 
-def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig) -> Reconstructor:
+def make_reconstructor(
+    calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig, final: bool = False
+) -> Reconstructor:
     """Load the normal engine and an empty track, and compile what the first frame would wait for (a minute or two on a
-    new machine). Raises HeadstreamError when an engine cannot be had."""
+    new machine).
+
+    final: compare pictures as fine as the cameras take them, and polish keyframes. Raises HeadstreamError when an
+    engine cannot be had.
+    """
     resident = normals.windows == "cuda"
     engine = make_engine(
         normals.engine,
@@ -153,12 +162,14 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
         device=normals.device or ("cuda" if resident else ""),
         resident=resident,
     )
-    sight = make_sight(calibration, engine, normals.windows)
+    finest = max(max(camera.width, camera.height) for camera in calibration.cameras)
+    sight = make_sight(calibration, engine, normals.windows, min(finest, _FINEST) if final else 0)
     log.info("normals: %s; windows by %s", engine.describe(), sight.name)
     settings = SurfaceSettings(
         vertices=surface.vertices,
         iterations=surface.iterations,
         photometric=surface.photometric,
+        polish=_POLISH if final else 0,
         uv=False,  # unwrapping takes seconds and only a hand-over needs it: exports do it
     )
     rasterizer = make_rasterizer(surface.rasterizer, surface.device)
@@ -173,15 +184,17 @@ def make_reconstructor(calibration: Calibration, normals: NormalsConfig, surface
     return Reconstructor(calibration, sight, SurfaceTracker(settings, rasterizer, kernels))
 
 
-def make_sight(calibration: Calibration, engine: NormalEngine, windows: str) -> Sight:
-    """What cuts the windows: ``normals.windows`` of a rig. Raises HeadstreamError when it cannot run here."""
+def make_sight(calibration: Calibration, engine: NormalEngine, windows: str, finest: int = 0) -> Sight:
+    """What cuts the windows: ``normals.windows`` of a rig. finest: the side of a camera's picture, if pictures for
+    photometry are to be finer than usual where cameras are. Raises HeadstreamError when it cannot run here."""
+    fine = max(finest, fine_size(engine.size))
     if windows == "cpu":
-        return HostSight(calibration, engine)
+        return HostSight(calibration, engine, fine)
     from fusion_server.sight.device import DeviceSight
     from models.engines.static import StaticEngine
 
     assert isinstance(engine, StaticEngine)
     try:
-        return DeviceSight(calibration, engine)
+        return DeviceSight(calibration, engine, fine)
     except HeadstreamError as error:
         raise HeadstreamError(f"normals.windows: 'cuda' cannot run here: {error}; 'cpu' can") from error

@@ -1,8 +1,8 @@
 """``headstream reconstruct``: a capture folder, frame by frame, to meshes on disk.
 
 Killed at any moment, the same call goes on with the frame that it was at (``launch.checkpoint``) and ends with the same
-meshes. A final job makes every mesh first and then smooths them in time; until the last of them is smooth, the folder
-holds those that are not.
+meshes. A final job takes its time for each mesh, makes all of them and then smooths them in time; until the last of
+them is smooth, the folder holds those that are not.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 from protocol.rig import NormalsConfig, SurfaceConfig
 
-FINAL_VERTICES = 20_000  # twice the live number: nearer to the truth; finer pictures or more iterations were not
+FINAL_VERTICES = 40_000  # four times the live number
 _SMOOTH, _PLACE = "smooth", "place"  # stages after all meshes are made
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to reconstruct and where to put it. smooth: in time, after all frames are made."""
+    """What to reconstruct and where to put it. final: as good as it gets, and smoothed in time after all frames are
+    made."""
 
     capture: CaptureFolder
     calibration: Calibration  # the cameras that were selected
@@ -42,17 +43,17 @@ class Job:
     save_normals: bool
     normals: NormalsConfig
     surface: SurfaceConfig
-    smooth: bool = False
+    final: bool = False
 
 
 def final(job: Job, vertices: int | None = None) -> Job:
-    """The same job as good as it gets, at whatever it costs: normals of full size on any machine, more vertices, if not
-    told how many, smoothed in time."""
+    """The same job at whatever it costs: normals of full size on any machine, pictures as fine as the cameras',
+    polished keyframes, more vertices, if not told how many, smoothed in time."""
     return replace(
         job,
         normals=replace(job.normals, size=job.normals.size or USUAL_SIZE),
         surface=replace(job.surface, vertices=vertices or FINAL_VERTICES),
-        smooth=True,
+        final=True,
     )
 
 
@@ -92,19 +93,19 @@ def _run(job: Job, progress: Callable[[int, int, str], None]) -> dict:
     job.out.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(job.out, _identity(job))
     count = len(job.frames)
-    total = count * (2 if job.smooth else 1)
+    total = count * (2 if job.final else 1)
     if checkpoint.done:
         progress(checkpoint.done, total, f"going on after {checkpoint.done} of {count} frames")
     _make(job, checkpoint, lambda line: progress(checkpoint.done, total, line))
     entries = checkpoint.entries
     failed = [entry for entry in entries if "fault" in entry]
-    if job.smooth and len(failed) < count:
+    if job.final and len(failed) < count:
         _smooth(job, checkpoint, lambda done, line: progress(count + done, total, line))
     report = {
         "capture": str(job.capture.root),
         "cameras": list(job.calibration.names),
         "normals": {"engine": job.normals.engine, "size": job.normals.size, "precision": job.normals.precision},
-        "smoothed": job.smooth,
+        "smoothed": job.final,
         "frames": entries,
     }
     scratch = job.out / "report.json.part"
@@ -125,7 +126,7 @@ def _identity(job: Job) -> dict:
         "save_normals": job.save_normals,
         "normals": fingerprint(job.normals),
         "surface": fingerprint(job.surface),
-        "smooth": job.smooth,
+        "final": job.final,
     }
 
 
@@ -134,7 +135,7 @@ def _make(job: Job, checkpoint: Checkpoint, progress: Callable[[str], None]) -> 
     rest = job.frames[checkpoint.done :]
     if not rest:
         return
-    reconstructor = make_reconstructor(job.calibration, job.normals, job.surface)
+    reconstructor = make_reconstructor(job.calibration, job.normals, job.surface, job.final)
     if checkpoint.state is not None:
         reconstructor.restore(checkpoint.state)
     decoder = make_decoder(job.normals.decode, 2, reconstructor.sight)

@@ -16,17 +16,10 @@ import numpy as np
 
 from fusion_server.framing import Window
 from fusion_server.surface import View
+from fusion_server.surface.photometric import fine_size
 from geometry.cameras import undistort, without_distortion
 from models.engines import NormalEngine, NormalPrediction
 from protocol.calibration import Calibration, Camera
-
-FINE = 2  # pictures for photometry are this many times finer than the normal maps,
-FINEST = 512  # but no coarser than this many pixels a side
-
-
-def fine_size(size: int) -> int:
-    """The side of the pictures for photometry, pixels, where maps have ``size``."""
-    return max(FINE * size, FINEST)
 
 
 class Seen(Protocol):
@@ -114,11 +107,12 @@ class HostSight:
     name = "OpenCV"
     room = None
 
-    def __init__(self, calibration: Calibration, engine: NormalEngine) -> None:
+    def __init__(self, calibration: Calibration, engine: NormalEngine, fine: int = 0) -> None:
+        """fine: the side of the pictures for photometry; by default what is usual."""
         self._raw = {camera.name: camera for camera in calibration.cameras}
         self._pinhole = {camera.name: without_distortion(camera) for camera in calibration.cameras}
         self._engine = engine
-        self.size, self.fine = engine.size, fine_size(engine.size)
+        self.size, self.fine = engine.size, fine or fine_size(engine.size)
 
     def take(self, images: Mapping[str, np.ndarray]) -> _Flat:
         """Undistort."""

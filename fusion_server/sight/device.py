@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from fusion_server.framing import Window
-from fusion_server.sight import fine_size
 from fusion_server.sight.resident import ResidentSeen, checksums
+from fusion_server.surface.photometric import fine_size
 from geometry.cameras import without_distortion
 from geometry.device import Handover, Lane, Laps, Library, Mark
 from geometry.resample import Taps, area_taps, lens_table, window_taps
@@ -80,14 +80,14 @@ class _Taken:
 class DeviceSight:
     """See ``sight.Sight``: for an engine that keeps fixed buffers on its device."""
 
-    def __init__(self, calibration: Calibration, engine: StaticEngine) -> None:
-        """Raises HeadstreamError when the kernels cannot be compiled."""
+    def __init__(self, calibration: Calibration, engine: StaticEngine, fine: int = 0) -> None:
+        """fine: as for ``HostSight``. Raises HeadstreamError when the kernels cannot be compiled."""
         assert engine.device is not None
         device = engine.device
         cameras = {camera.name: camera for camera in calibration.cameras}
         self._pinhole = {name: without_distortion(camera) for name, camera in cameras.items()}
         self._engine = engine
-        self.size, self.fine = engine.size, fine_size(engine.size)
+        self.size, self.fine = engine.size, fine or fine_size(engine.size)
         self._kernels = Library(Path(__file__).with_name("cut.cu"), device)
         self.name = "kernels emulated on the CPU" if self._kernels.emulated else f"kernels on {device}"
         self._raw = cameras

@@ -94,7 +94,9 @@ class SurfaceSettings:
     """How the surface is made.
 
     vertices: of the mesh, about. iterations: of a warm frame. keyframe_iterations: at full resolution. photometric:
-    whether pictures are compared. The sigmas are the best case; each frame raises them to what its views disagree by.
+    whether pictures are compared. polish: iterations more that a keyframe gets on pictures of each size, from the usual
+    to the finest, in which normals tell relief alone. The sigmas are the best case; each frame raises them to what its
+    views disagree by.
     hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas. steady:
     whether what is handed out is filtered against jitter (the track itself never is).
     """
@@ -102,6 +104,7 @@ class SurfaceSettings:
     vertices: int = 10_000
     iterations: int = 1
     keyframe_iterations: int = 12
+    polish: int = 0
     photometric: bool = True
     sigma_normal: float = 0.05  # radians
     sigma_silhouette: float = 0.5  # pixels of the maps

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
+from scipy import sparse
 
 from fusion_server.surface.contour import ContourRows
 from fusion_server.surface.fuse import Fused
@@ -39,6 +40,23 @@ class Bias:
     def of_normals(cls, seen: Look, topology: Topology) -> Bias:
         """Measure the tilt alone."""
         return cls(_tilt(seen.fused, seen.shape, topology), {}, np.zeros(len(seen.shape.vertices)))
+
+    @classmethod
+    def of_trend(cls, seen: Look, topology: Topology, reach: float) -> Bias:
+        """Measure what the tilt is on average over ``reach`` metres (a standard deviation) around each face.
+
+        A network knows relief better than the shape that carries it. Without the trend its normals tell relief alone.
+        """
+        shape, fused = seen.shape, seen.fused
+        off = np.c_[fused.normal - shape.face_normals, np.ones(len(fused.weight))] * fused.weight[:, None]  # F,4
+        corners = topology.faces.ravel()
+        wide = np.stack([np.bincount(corners, np.repeat(part, 3), len(shape.vertices)) for part in off.T], 1)  # P,4
+        step = _averaging(topology)
+        for _ in range(round(4 * (reach / shape.edge) ** 2)):  # each spreads by half an edge along either axis
+            wide = step @ wide
+        trend = wide[:, :3] / np.maximum(wide[:, 3:], 1e-9)
+        trend = replace(fused, normal=trend[topology.faces].mean(1))
+        return cls(_tilt(trend, shape, topology), {}, np.zeros(len(shape.vertices)))
 
     @classmethod
     def of(cls, seen: Look, topology: Topology, rows: ContourRows, height: np.ndarray) -> Bias:
@@ -101,6 +119,14 @@ def _filled(values: np.ndarray, place: np.ndarray, offered: np.ndarray) -> np.nd
     good = np.isfinite(offered)
     offers = _mean(place[good], offered[good], None, len(values))
     return np.nan_to_num(np.where(np.isfinite(values), values, offers), nan=0.0)
+
+
+def _averaging(topology: Topology) -> sparse.csr_matrix:
+    """Half of a vertex's value and half of its neighbours' mean.  # P,P"""
+    count = np.diff(topology.start)
+    shares = np.repeat(0.5 / np.maximum(count, 1), count)
+    neighbours = sparse.csr_matrix((shares, topology.neighbour, topology.start), (len(count),) * 2)
+    return (neighbours + 0.5 * sparse.identity(len(count))).tocsr()
 
 
 def _tilt(fused: Fused, shape: Shape, topology: Topology) -> np.ndarray:

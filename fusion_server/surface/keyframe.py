@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
@@ -9,7 +11,8 @@ from fusion_server.surface.bias import Bias
 from fusion_server.surface.density import edge_lengths
 from fusion_server.surface.hull import visual_hull
 from fusion_server.surface.observation import Observation, look
-from fusion_server.surface.refine import BORDER, Clock, Step, refine
+from fusion_server.surface.photometric import FOOTPRINT
+from fusion_server.surface.refine import BORDER, Clock, Step, compared, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, unfolded
@@ -27,6 +30,9 @@ _NEAR = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
 _CLOSE = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
 # In the end normals say how the surface bends, no longer where it is: outlines and pictures know that better.
 _LAST = 2
+_RELIEF = 7e-3  # metres: what is wider in normals is shape, and not theirs to tell while a keyframe is polished
+_POLISHED = 0.2  # radians: what they are trusted with meanwhile
+_ENOUGH = 4.0  # pixels an edge: patches of smaller faces have fewer pixels, and know less than their peaks say
 _CREASED = 0.4  # cosine between a face and its vertices' normals; less would fold over when somebody breathes on it
 
 
@@ -65,7 +71,37 @@ def make_keyframe(
         seen = look(points, topology, observation, rasterizer)
         points, _ = refine(seen, topology, _CLOSE, settings, clock, bias=Bias.of_normals(seen, topology))
         points = pose.carried(points, topology)
-    return Mesh(unfolded(points, topology, _CREASED), mesh.faces), iterations + _LAST
+    iterations += _LAST
+    if settings.photometric and settings.polish:
+        clock.lap("solve")
+        points = _polished(points, topology, pose, observation, rasterizer, settings)
+        iterations += settings.polish * (observation.spare_halvings + 1)
+        clock.lap("polish")
+    return Mesh(unfolded(points, topology, _CREASED), mesh.faces), iterations
+
+
+def _polished(
+    points: np.ndarray,
+    topology: Topology,
+    pose: Rest,
+    observation: Observation,
+    rasterizer: Rasterizer,
+    settings: SurfaceSettings,
+) -> np.ndarray:
+    """Vertices (P, 3) where pictures of all sizes, to the finest, say that they are; normals tell the relief alone."""
+    settings = replace(settings, sigma_normal=max(settings.sigma_normal, _POLISHED))
+    for finer in range(observation.spare_halvings + 1):
+        step = replace(_CLOSE, halvings=-finer)
+        for _ in range(settings.polish):
+            seen = look(points, topology, observation, rasterizer)
+            held = compared(seen, topology, step)
+            assert held is not None  # there are pictures
+            pixels = seen.shape.edge / (held.scale * FOOTPRINT)
+            held = replace(held, variance=held.variance * max(1.0, _ENOUGH / pixels) ** 2)
+            trend = Bias.of_trend(seen, topology, _RELIEF)
+            points, _ = refine(seen, topology, step, settings, Clock(), held, bias=trend)
+            points = pose.carried(points, topology)
+    return points
 
 
 def unwrap(mesh: Mesh) -> np.ndarray:

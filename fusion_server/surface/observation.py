@@ -13,7 +13,7 @@ import numpy as np
 from fusion_server.surface.base import Rig, SurfaceError, View
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.kernels import CPU, SurfaceKernels
-from fusion_server.surface.photometric import Pictures
+from fusion_server.surface.photometric import Pictures, spare_halvings
 from fusion_server.surface.silhouette import Silhouettes, silhouettes
 from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Raster, Rasterizer
@@ -38,6 +38,13 @@ class Observation:
     def in_cameras(self, point: np.ndarray) -> np.ndarray:
         """A world point (3,) in the cameras' frames.  # V,3"""
         return np.stack([camera.R @ point + camera.t for camera in self.cameras])
+
+    @property
+    def spare_halvings(self) -> int:
+        """How much finer the pictures are than is usual beside maps of this size; see ``photometric``."""
+        if self.pictures is None:
+            return 0
+        return spare_halvings(self.pictures.grey.shape[1:], self.outlines.inside.shape[1:])
 
     def coarser(self) -> Observation:
         """Every second pixel of the maps, for decisions and rigid motion; without pictures."""

@@ -11,6 +11,7 @@ being thrown away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,8 @@ import numpy as np
 from fusion_server.surface.base import Rig, View
 from fusion_server.surface.solve import Shape, Topology
 
+FINE = 2  # pictures are usually this many times finer than the normal maps,
+FINEST = 512  # but no coarser than this many pixels a side
 _SLOTS = 4  # views kept per face
 _PAIRS = np.full((_SLOTS, _SLOTS), -1)  # number of a pair of slots, whichever comes first
 _PAIRS[np.triu_indices(_SLOTS, 1)] = np.arange(_SLOTS * (_SLOTS - 1) // 2)
@@ -30,7 +33,7 @@ GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller nu
 _VIEWS = 3  # of them compared per vertex
 FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
 _BLUR = 0.8  # pixels
-_FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
+FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
 _SPACING = 2.2  # pixels between samples, about
 FLAT = 1.0  # grey levels of contrast below which a patch has nothing to compare
 ROUNDS = 3  # of averaging over neighbours
@@ -87,13 +90,23 @@ class Search:
     scale: float
 
 
+def fine_size(size: int) -> int:
+    """The usual side of the pictures, pixels, where maps have ``size``. What a search looks at is meant for these."""
+    return max(FINE * size, FINEST)
+
+
+def spare_halvings(picture: Sequence[int], maps: Sequence[int]) -> int:
+    """How often pictures (height, width) can be halved before they are as coarse as is usual beside such maps."""
+    return max(0, round(math.log2(max(picture[:2]) / fine_size(max(maps)))))
+
+
 def search_of(shape: Shape, pictures: Pictures, reach: float, step: float) -> Search:
     """Heights from -reach to reach and samples of a face, for pictures of this footprint."""
-    scale = float(np.clip(pictures.footprint / _FOOTPRINT, 0.25, 4.0))
+    scale = float(np.clip(pictures.footprint / FOOTPRINT, 0.25, 4.0))
     half = round(reach / step)
     heights = np.arange(-half, half + 1) * (step * scale)
     places = _sample_places(shape.edge / pictures.footprint)
-    return Search(heights, step * scale, places, 3 * scale * _FOOTPRINT, scale * _APART, scale)
+    return Search(heights, step * scale, places, 3 * scale * FOOTPRINT, scale * _APART, scale)
 
 
 def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:

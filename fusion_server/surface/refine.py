@@ -36,8 +36,9 @@ _LONGEST = 6e-3  # metres a vertex may move in one iteration
 @dataclass(frozen=True)
 class Step:
     """What one iteration does. gate: pixels. scale: metres, of the contours' robust weight. reach and step: metres,
-    heights that photometry looks at on pictures of the method's footprint, halved ``halvings`` times; no reach, no
-    photometry. relax: share of the tangential step."""
+    heights that photometry looks at on pictures of the method's footprint, of the usual size or halved ``halvings``
+    times (below zero: finer, where there are finer ones); no reach, no photometry. relax: share of the tangential
+    step."""
 
     gate: float
     scale: float
@@ -132,7 +133,7 @@ def compared(seen: Look, topology: Topology, step: Step) -> Positions | None:
     sharp = seen.observation.pictures
     if sharp is None or step.reach <= 0:
         return None
-    for _ in range(step.halvings):
+    for _ in range(step.halvings + seen.observation.spare_halvings):
         sharp = sharp.coarser
     o = seen.observation
     return o.kernels.photometric_positions(seen.shape, topology, seen.raster, o, sharp, step.reach, step.step)

@@ -394,6 +394,18 @@ def test_a_sight_says_what_it_works_with():
     assert make_sight(calibration, engine, "cuda").name == "kernels emulated on the CPU"
 
 
+def test_pictures_are_cut_as_fine_as_they_are_asked_for_and_never_coarser_than_usual():
+    cameras = [camera("c0", LENSES["straight"])]
+    calibration, engine = Calibration(tuple(cameras), {}, {}), BrightEngine(1, "cpu")
+    for windows in ("cpu", "cuda"):
+        for finest, side in ((0, 512), (300, 512), (700, 700)):
+            sight = make_sight(calibration, engine, windows, finest)
+            seen = sight.look(sight.take(noise(cameras)), {"c0": Window(40, 20, 210)})
+            (view,) = seen.views([replace(cameras[0], width=side, height=side)], [None])
+            assert np.asarray(view.image).shape == (side, side, 3)
+            assert seen.prediction.normal.shape[1:3] == (engine.size, engine.size)
+
+
 def test_engines_say_on_which_device_their_maps_stay():
     assert TorchEngine(None, 1, 64, "f32", 1, device="cpu", static=True).device == torch.device("cpu")
     assert TorchEngine(None, 1, 64, "f32", 1, device="cpu").device is None

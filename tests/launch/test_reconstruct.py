@@ -43,8 +43,9 @@ class Drifting:
     made = 0
     sight = SimpleNamespace(room=None)
 
-    def __init__(self, *_):
+    def __init__(self, *asked):
         Drifting.made += 1
+        Drifting.asked = asked
         self._state = ({}, None, None)
 
     def reconstruct(self, images):
@@ -100,10 +101,10 @@ def run(job: Job) -> list[tuple[int, int, str]]:
     return calls
 
 
-@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_any_write_it_goes_on_and_ends_the_same(job, monkeypatch, tmp_path, smooth, after):
-    job = replace(job, smooth=smooth)
+def test_killed_at_any_write_it_goes_on_and_ends_the_same(job, monkeypatch, tmp_path, final, after):
+    job = replace(job, final=final)
     run(job)
     whole = files(job.out)
     assert set(whole) == {f"mesh/{i:03d}.ply" for i in range(COUNT) if i != 3}
@@ -136,7 +137,7 @@ def test_killed_at_any_write_it_goes_on_and_ends_the_same(job, monkeypatch, tmp_
         report = json.loads((out / "report.json").read_text())
         assert [entry["frame"] for entry in report["frames"]] == list(job.frames)
         assert [("fault" in entry) for entry in report["frames"]] == [i == 3 for i in range(COUNT)]
-    assert moments >= (2 + COUNT + 5 if not smooth else 2 + COUNT + 5 + 5 + 1 + 5)
+    assert moments >= (2 + COUNT + 5 if not final else 2 + COUNT + 5 + 5 + 1 + 5)
 
 
 def interrupted(job: Job, monkeypatch, beyond: float) -> None:
@@ -211,7 +212,7 @@ def test_a_final_job_is_smoother_where_the_path_is_noise(job):
             picture = np.full((16, 16, 3), 100 + 40 * (i % 2), np.uint8)
             job.capture.jpeg(frame, name).write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
     run(job)
-    smooth = replace(job, out=job.out.parent / "smooth", smooth=True)
+    smooth = replace(job, out=job.out.parent / "smooth", final=True)
     calls = run(smooth)
     assert [call[:2] for call in calls] == [(n, 2 * COUNT) for n in range(1, 2 * COUNT + 1)]
     rough, fine = (
@@ -226,8 +227,16 @@ def test_a_final_job_is_smoother_where_the_path_is_noise(job):
 
 def test_final_is_denser_unless_told_how_dense(job):
     better = final(job)
-    assert better.smooth and better.surface.vertices > job.surface.vertices
-    assert final(job, 7000).surface.vertices == 7000 and final(job, 7000).smooth
+    assert better.final and better.surface.vertices > job.surface.vertices
+    assert final(job, 7000).surface.vertices == 7000 and final(job, 7000).final
+
+
+def test_final_is_made_another_way(job):
+    """What the reconstructor is told: not only how many vertices."""
+    for wanted in (job, final(replace(job, out=job.out.parent / "final"))):
+        run(wanted)
+        assert Drifting.asked == (wanted.calibration, wanted.normals, wanted.surface, wanted.final)
+    assert wanted.final
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from fusion_server.surface.cuda.indices import Indices
 from fusion_server.surface.cuda.room import CHUNKS, RIGID_SUMS, SUMS, THREADS
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.maps import every_second, stacked
-from fusion_server.surface.photometric import Pictures, Positions
+from fusion_server.surface.photometric import Pictures, Positions, spare_halvings
 from fusion_server.surface.solve import Shape, System, Topology
 from geometry.device import Lane, Library, Resident, compute_device
 from geometry.rasterize.base import Raster, Rasterizer
@@ -144,7 +144,7 @@ class CudaKernels:
         views, rows, columns = pictures.grey.shape
         search, samples = lib.empty((6,), torch.float64), lib.empty((9, 2), torch.float64)
         self._library["observe"](
-            "search_of", lib.up(np.array([shape.edge])), lib.up(np.full(2, pictures.footprint)), 1.0, ph._FOOTPRINT,
+            "search_of", lib.up(np.array([shape.edge])), lib.up(np.full(2, pictures.footprint)), 1.0, ph.FOOTPRINT,
             reach, step, ph._APART, ph._SPACING, search, samples,
         )  # fmt: skip
         slot_view = lib.empty((len(faces), 4), torch.int8)
@@ -344,6 +344,7 @@ class CudaKernels:
 
 
 def _alike(views: Sequence[View], photometric: bool) -> bool:
-    """Whether maps are of one size, and pictures too where they are asked."""
+    """Whether maps are of one size, and pictures too where they are asked, and no finer than is usual."""
     maps = {view.shape for view in views} | {view.mask.shape for view in views if not hasattr(view, "handed")}
-    return len(maps) == 1 and (not photometric or len({view.picture_shape for view in views}) == 1)
+    pictures = {view.picture_shape for view in views} if photometric else set()
+    return len(maps) == 1 and len(pictures) <= 1 and not any(spare_halvings(p, views[0].shape) for p in pictures)

@@ -290,7 +290,7 @@ class Launches:
             )
             grey, matrix, rows, columns = b[f"grey{n}"], b[f"matrix{n}"], -(-rows // 2), -(-columns // 2)
         self._run(
-            "observe", "search_of", b["edge"], b["fine_pixel"], 2.0**step.halvings, ph._FOOTPRINT, step.reach,
+            "observe", "search_of", b["edge"], b["fine_pixel"], 2.0**step.halvings, ph.FOOTPRINT, step.reach,
             step.step, ph._APART, ph._SPACING, b["search"], b["samples"],
         )  # fmt: skip
         self._run(

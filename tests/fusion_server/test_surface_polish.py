@@ -1,0 +1,129 @@
+"""A keyframe polished on pictures as fine as there are, by normals that tell relief alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from surface_scene import blob, ring, skin, views_of
+
+from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.surface.bias import Bias
+from fusion_server.surface.cuda import CudaKernels
+from fusion_server.surface.fuse import Fused
+from fusion_server.surface.kernels import CPU
+from fusion_server.surface.observation import look, observe
+from fusion_server.surface.photometric import spare_halvings
+from fusion_server.surface.refine import Step, compared
+from fusion_server.surface.solve import Topology
+from geometry.measure import SurfaceIndex
+from geometry.rasterize.cpu import CpuRasterizer
+from geometry.rasterize.cuda import CudaRasterizer
+
+STEP = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
+SETTINGS = SurfaceSettings(vertices=1500, keyframe_iterations=9, hull_cells=48, uv=False)
+
+
+@pytest.fixture(scope="module")
+def fine():
+    """Maps of 64 pixels, pictures of 1024: one halving finer than is usual."""
+    return views_of(blob(5), skin(5), ring(8, 64), fine=16)
+
+
+def angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.degrees(np.arccos(np.clip((a * b).sum(1), -1, 1)))
+
+
+def test_the_trend_of_normals_is_told_from_their_relief(fine):
+    mesh = blob(4)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    seen = look(mesh.vertices, topology, observe(fine, True), CpuRasterizer())
+    draw, faces = np.random.default_rng(1), seen.shape.face_normals
+    middle = mesh.vertices[mesh.faces].mean(1)
+    wide = 0.2 * np.sin(40 * middle[:, [1, 2, 0]] + (0.0, 1.0, 2.0))  # 11 degrees, 16 cm long
+    relief = draw.normal(0, 0.1, faces.shape)  # 6 degrees either way, another on each face
+    observed = faces + wide + relief
+    observed /= np.linalg.norm(observed, axis=1, keepdims=True)
+    relieved = faces + relief
+    relieved /= np.linalg.norm(relieved, axis=1, keepdims=True)
+    seen.__dict__["fused"] = Fused(observed, np.ones(len(faces)), np.ones(len(faces)))
+    left = Bias.of_trend(seen, topology, 7e-3).off_normals(seen.fused, seen.shape, topology).normal
+    assert np.median(angle(observed, relieved)) > 9
+    assert np.median(angle(left, relieved)) < 3
+    assert np.median(angle(left, faces)) == pytest.approx(np.median(angle(relieved, faces)), rel=0.1)
+
+
+def test_normals_without_a_vote_have_no_say_in_the_trend(fine):
+    mesh = blob(4)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    seen = look(mesh.vertices, topology, observe(fine, True), CpuRasterizer())
+    weight = (mesh.vertices[mesh.faces].mean(1)[:, 0] > 0).astype(float)
+    wrong = np.where(weight[:, None] > 0, seen.shape.face_normals, -seen.shape.face_normals)
+    seen.__dict__["fused"] = Fused(wrong, weight, weight)
+    assert np.abs(Bias.of_trend(seen, topology, 7e-3).tilt).max() < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("picture", "maps", "halvings"),
+    [((512, 512), (256, 256), 0), ((512, 512, 3), (192, 192), 0), ((1024, 1024), (512, 512), 0),
+     ((96, 96), (64, 64), 0), ((1024, 1024), (256, 256), 1), ((1424, 1424), (256, 256), 1),
+     ((2048, 1500, 3), (256, 256), 2)],
+)  # fmt: skip
+def test_how_much_finer_pictures_are_than_is_usual(picture, maps, halvings):
+    assert spare_halvings(picture, maps) == halvings
+
+
+def test_a_step_looks_at_the_usual_pictures_and_a_finer_one_at_finer(fine):
+    observation = observe(fine, True)
+    usual = replace(observation, pictures=observation.pictures.coarser)
+    assert (observation.spare_halvings, usual.spare_halvings) == (1, 0)
+    mesh = blob(4)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+
+    def found(seen_in, halvings):
+        seen = look(mesh.vertices, topology, seen_in, CpuRasterizer())
+        return compared(seen, topology, replace(STEP, halvings=halvings))
+
+    np.testing.assert_array_equal(found(observation, 0).points, found(usual, 0).points)
+    np.testing.assert_array_equal(found(observation, 1).points, found(usual, 1).points)
+    assert found(observation, -1).scale == pytest.approx(found(usual, 0).scale / 2)
+    np.testing.assert_array_equal(found(usual, -1).points, found(usual, 0).points)  # there are none finer
+
+
+def test_polished_it_is_nearer_where_all_views_have_the_normals_wrong_alike():
+    """By a dozen degrees that change within centimetres, as a network's errors do: no view contradicts, pictures do."""
+    mesh = blob(5)
+    views = []
+    for view in views_of(mesh, skin(5), ring(8, 128), fine=3):
+        world = view.normal @ view.camera.R
+        world += 0.3 * np.sin(8 * world[..., [1, 2, 0]]) * (view.mask > 0)[..., None]
+        wrong = world / np.maximum(np.linalg.norm(world, axis=-1, keepdims=True), 1e-6) @ view.camera.R.T
+        views.append(replace(view, normal=wrong.astype(np.float32)))
+    errors, iterations = [], []
+    for polish in (0, 6):
+        frame = SurfaceTracker(replace(SETTINGS, polish=polish), CpuRasterizer()).update(views)
+        assert frame.quality.inverted == 0 and frame.kind == "keyframe"
+        errors.append(np.percentile(SurfaceIndex(mesh).distances(frame.vertices), (50, 95)))
+        iterations.append(frame.iterations)
+    assert iterations[1] == iterations[0] + 6
+    assert errors[1][0] < 0.8 * errors[0][0] and errors[1][1] < errors[0][1]
+
+
+def test_without_photometry_there_is_nothing_to_polish_by(fine):
+    tracker = SurfaceTracker(replace(SETTINGS, photometric=False, polish=4), CpuRasterizer())
+    plain = SurfaceTracker(replace(SETTINGS, photometric=False), CpuRasterizer())
+    np.testing.assert_array_equal(tracker.update(fine).vertices, plain.update(fine).vertices)
+
+
+def test_fine_pictures_make_the_same_track_with_cuda_s_kernels(fine):
+    """Emulated: a keyframe, and a warm frame, which goes step by step beside pictures this fine."""
+    settings = replace(SETTINGS, vertices=800, polish=2, keyframe_iterations=8)
+    ours, theirs = (
+        SurfaceTracker(settings, CpuRasterizer(), CPU),
+        SurfaceTracker(settings, CudaRasterizer("cpu"), CudaKernels("cpu")),
+    )
+    for kind in ("keyframe", "warm"):
+        one, other = ours.update(fine), theirs.update(fine)
+        assert one.kind == other.kind == kind
+        assert np.median(np.linalg.norm(one.vertices - other.vertices, axis=1)) < 2e-6
