@@ -90,12 +90,15 @@ def signed_distance(soft: np.ndarray) -> np.ndarray:
     Near the outline the blurred mask itself is the ruler (a straight edge blurred by s pixels has the value Phi(d / s)
     at distance d), which is exact to a small part of a pixel; further away a distance transform takes over.  # H,W
     """
-    padded = cv2.copyMakeBorder(soft, _BEYOND, _BEYOND, _BEYOND, _BEYOND, cv2.BORDER_REPLICATE)
-    hard = (padded > 0.5).astype(np.uint8)
-    inwards = cv2.distanceTransform(hard, cv2.DIST_L2, 5)
-    outwards = cv2.distanceTransform(1 - hard, cv2.DIST_L2, 5)
+    hard = (soft > 0.5).view(np.uint8)
+    # Beyond a side that the mask does not touch there is only background, no nearer than that on the side itself.
+    top, bottom, left, right = (_BEYOND * side.any() for side in (hard[0], hard[-1], hard[:, 0], hard[:, -1]))
+    padded = cv2.copyMakeBorder(hard, top, bottom, left, right, cv2.BORDER_REPLICATE)
+    inwards = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
+    outwards = cv2.distanceTransform(1 - padded, cv2.DIST_L2, 5)
+    blurred = cv2.GaussianBlur(soft, (0, 0), _BLUR, borderType=cv2.BORDER_REPLICATE)
     distance = np.empty(soft.shape, np.float32)
-    _mixed(cv2.GaussianBlur(padded, (0, 0), _BLUR), inwards, outwards, _NORMAL_QUANTILE, distance)
+    _mixed(blurred, inwards[top:, left:], outwards[top:, left:], _NORMAL_QUANTILE, distance)
     return distance
 
 
@@ -103,10 +106,9 @@ def signed_distance(soft: np.ndarray) -> np.ndarray:
 def _mixed(blurred, inwards, outwards, quantile, distance):
     for y in range(distance.shape[0]):
         for x in range(distance.shape[1]):
-            py, px = y + _BEYOND, x + _BEYOND
-            far = inwards[py, px] - outwards[py, px]
+            far = inwards[y, x] - outwards[y, x]
             far -= 0.5 * np.sign(far)
-            near = quantile[min(max(int(blurred[py, px] * 1024), 0), 1023)]
+            near = quantile[min(max(int(blurred[y, x] * 1024), 0), 1023)]
             share = min(max(abs(far) - 1.0, 0.0), 1.0)
             distance[y, x] = near + share * (far - near)
 
