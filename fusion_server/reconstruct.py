@@ -175,8 +175,8 @@ def make_reconstructor(
     rasterizer = make_rasterizer(surface.rasterizer, surface.device)
     kernels = make_kernels(surface.kernels, surface.device)
     log.info(
-        "surface: %d vertices, rasteriser %s, kernels %s; a new machine compiles now",
-        surface.vertices, rasterizer.name, kernels.name,
+        "surface: vertices: %s, rasteriser %s, kernels %s; a new machine compiles now",
+        surface.vertices or "as many as pictures tell apart", rasterizer.name, kernels.name,
     )  # fmt: skip
     start = time.perf_counter()
     rehearse(settings, rasterizer, kernels)

@@ -142,11 +142,13 @@ def reconstruct(
     frames: Annotated[
         str | None, typer.Option(metavar="A:B", help="frames numbered A up to B (B left out), or the first N")
     ] = None,
-    quality: Annotated[str, typer.Option(help="live, or final: more vertices, smoothed in time")] = "live",
+    quality: Annotated[str, typer.Option(help="live, or final: nearer, at many times the time")] = "live",
     save_normals: Annotated[bool, typer.Option("--save-normals", help="keep the predicted normals and masks")] = False,
     vertices: Annotated[
         int | None,
-        typer.Option(min=500, max=200_000, help="vertices of the mesh; default: 10000, 20000 for a final one"),
+        typer.Option(
+            min=500, max=200_000, help="of the mesh; default: 10000, and what pictures tell apart for a final one"
+        ),
     ] = None,
     engine: Annotated[str, typer.Option(help="normal engine")] = "openvino",
     as_json: JsonFlag = False,

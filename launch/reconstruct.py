@@ -27,7 +27,6 @@ from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 from protocol.rig import NormalsConfig, SurfaceConfig
 
-FINAL_VERTICES = 40_000  # four times the live number
 _SMOOTH, _PLACE = "smooth", "place"  # stages after all meshes are made
 
 
@@ -48,11 +47,11 @@ class Job:
 
 def final(job: Job, vertices: int | None = None) -> Job:
     """The same job at whatever it costs: normals of full size on any machine, pictures as fine as the cameras',
-    polished keyframes, more vertices, if not told how many, smoothed in time."""
+    polished keyframes, if not told how many vertices as many as pictures can tell apart, smoothed in time."""
     return replace(
         job,
         normals=replace(job.normals, size=job.normals.size or USUAL_SIZE),
-        surface=replace(job.surface, vertices=vertices or FINAL_VERTICES),
+        surface=replace(job.surface, vertices=vertices or 0),
         final=True,
     )
 

@@ -93,10 +93,10 @@ class SurfaceFrame:
 class SurfaceSettings:
     """How the surface is made.
 
-    vertices: of the mesh, about. iterations: of a warm frame. keyframe_iterations: at full resolution. photometric:
-    whether pictures are compared. polish: iterations more that a keyframe gets on pictures of each size, from the usual
-    to the finest, in which normals tell relief alone. The sigmas are the best case; each frame raises them to what its
-    views disagree by.
+    vertices: of the mesh, about; 0 for as many as the pictures can tell apart. iterations: of a warm frame.
+    keyframe_iterations: at full resolution. photometric: whether pictures are compared. polish: iterations more that a
+    keyframe gets on pictures of each size, from the usual to the finest, in which normals tell relief alone. The sigmas
+    are the best case; each frame raises them to what its views disagree by.
     hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas. steady:
     whether what is handed out is filtered against jitter (the track itself never is).
     """

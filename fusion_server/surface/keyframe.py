@@ -18,7 +18,7 @@ from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, unfolded
 from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex
-from geometry.mesh import Mesh
+from geometry.mesh import Mesh, face_normals
 from geometry.rasterize.base import Rasterizer
 from geometry.remesh import edge_length_for, remesh
 
@@ -33,25 +33,27 @@ _LAST = 2
 _RELIEF = 7e-3  # metres: what is wider in normals is shape, and not theirs to tell while a keyframe is polished
 _POLISHED = 0.2  # radians: what they are trusted with meanwhile
 _ENOUGH = 4.0  # pixels an edge: patches of smaller faces have fewer pixels, and know less than their peaks say
+_COUNTS = (5_000, 80_000)  # of vertices that nobody counted: at least, at most
 _CREASED = 0.4  # cosine between a face and its vertices' normals; less would fold over when somebody breathes on it
 
 
 def make_keyframe(
     observation: Observation, rasterizer: Rasterizer, settings: SurfaceSettings, clock: Clock
 ) -> tuple[Mesh, int]:
-    """An even, closed mesh of about ``settings.vertices`` vertices, and the number of iterations it took.
+    """A closed mesh of about ``settings.vertices`` vertices, and the number of iterations it took.
 
     Raises SurfaceError when the masks make no hull.
     """
     hull = visual_hull(observation.cameras, observation.outlines, settings.hull_cells)
     clock.lap("hull")
-    coarse = max(settings.vertices // 3, 500)
+    count = settings.vertices or _told_apart(hull, observation)
+    coarse = max(count // 3, 500)
     iterations = 0
     mesh, relative = hull, 1.0
     for vertices, steps in (
         (coarse, [_FIRST] * 3 + [_SECOND] * 2 + [_THIRD] * 2),
-        (settings.vertices, [_NEAR] * 3 + [_CLOSE] * max(settings.keyframe_iterations - 7, 1)),
-        (settings.vertices, [_CLOSE] * 4),
+        (count, [_NEAR] * 3 + [_CLOSE] * max(settings.keyframe_iterations - 7, 1)),
+        (count, [_CLOSE] * 4),
     ):
         mesh = remesh(mesh, edge_length_for(mesh, vertices, relative), rounds=4)
         clock.lap("remesh")
@@ -78,6 +80,14 @@ def make_keyframe(
         iterations += settings.polish * (observation.spare_halvings + 1)
         clock.lap("polish")
     return Mesh(unfolded(points, topology, _CREASED), mesh.faces), iterations
+
+
+def _told_apart(hull: Mesh, observation: Observation) -> int:
+    """How many vertices the finest pictures can tell apart, with edges of ``_ENOUGH`` pixels."""
+    rig = (observation.pictures or observation).rig
+    footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
+    _, area = face_normals(hull.vertices, hull.faces)
+    return int(np.clip(2 / np.sqrt(3) * area.sum() / (_ENOUGH * footprint) ** 2, *_COUNTS))
 
 
 def _polished(

@@ -127,3 +127,12 @@ def test_fine_pictures_make_the_same_track_with_cuda_s_kernels(fine):
         one, other = ours.update(fine), theirs.update(fine)
         assert one.kind == other.kind == kind
         assert np.median(np.linalg.norm(one.vertices - other.vertices, axis=1)) < 2e-6
+
+
+@pytest.mark.parametrize(("times", "fewest", "most"), [(2, 4_300, 5_200), (8, 17_000, 22_000)])
+def test_nobody_counted_so_there_are_as_many_vertices_as_pictures_tell_apart(times, fewest, most):
+    """Edges of four pixels, 10 mm and 2.5, on 0.11 m^2; never fewer than 5,000."""
+    settings = replace(SETTINGS, vertices=0, keyframe_iterations=7)
+    views = views_of(blob(5), skin(5), ring(8, 64), fine=times)
+    frame = SurfaceTracker(settings, CpuRasterizer()).update(views)
+    assert fewest < len(frame.vertices) < most
