@@ -11,7 +11,7 @@ from fusion_server.surface.bias import Bias
 from fusion_server.surface.density import edge_lengths
 from fusion_server.surface.hull import visual_hull
 from fusion_server.surface.observation import Observation, look
-from fusion_server.surface.photometric import FOOTPRINT
+from fusion_server.surface.photometric import FOOTPRINT, Positions
 from fusion_server.surface.refine import BORDER, Clock, Step, compared, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
@@ -82,6 +82,12 @@ def make_keyframe(
     return Mesh(unfolded(points, topology, _CREASED), mesh.faces), iterations
 
 
+def _by_few_pixels(held: Positions, edge: float) -> Positions:
+    """What is held to be known of positions by patches of faces with edges of so many metres."""
+    pixels = edge / (held.scale * FOOTPRINT)
+    return replace(held, variance=held.variance * max(1.0, _ENOUGH / pixels) ** 2)
+
+
 def _told_apart(hull: Mesh, observation: Observation) -> int:
     """How many vertices the finest pictures can tell apart, with edges of ``_ENOUGH`` pixels."""
     rig = (observation.pictures or observation).rig
@@ -106,8 +112,7 @@ def _polished(
             seen = look(points, topology, observation, rasterizer)
             held = compared(seen, topology, step)
             assert held is not None  # there are pictures
-            pixels = seen.shape.edge / (held.scale * FOOTPRINT)
-            held = replace(held, variance=held.variance * max(1.0, _ENOUGH / pixels) ** 2)
+            held = _by_few_pixels(held, seen.shape.edge)
             trend = Bias.of_trend(seen, topology, _RELIEF)
             points, _ = refine(seen, topology, step, settings, Clock(), held, bias=trend)
             points = pose.carried(points, topology)

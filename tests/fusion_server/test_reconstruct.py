@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from surface_scene import ring
 
-from fusion_server.reconstruct import Reconstructor
+import fusion_server.reconstruct as module
+from fusion_server.reconstruct import Reconstructor, make_reconstructor
 from fusion_server.server import shared
 from fusion_server.sight import HostSight
 from models.engines.base import NormalEngine, NormalPrediction
 from protocol.calibration import Calibration
-from protocol.rig import NormalsConfig
+from protocol.rig import NormalsConfig, SurfaceConfig
 
 SIZE, WIDTH = 64, 640
 
@@ -84,3 +85,15 @@ def test_threads_that_wait_for_a_loop_leave_the_cores_to_others():
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "PASSIVE"
+
+
+def test_a_final_mesh_sees_finer_pictures_and_is_polished(monkeypatch):
+    """And a live one is not; neither looks at pictures finer than 2048 pixels."""
+    made = {}
+    monkeypatch.setattr(module, "make_engine", lambda *_, **asked: BrightEngine(asked["views"]))
+    monkeypatch.setattr(module, "rehearse", lambda settings, *_: made.update(settings=settings))
+    for width, final, side in ((900, False, 512), (900, True, 900), (300, True, 512), (4000, True, 2048)):
+        calibration = Calibration(ring(2, width), {}, {})
+        reconstructor = make_reconstructor(calibration, NormalsConfig(size=SIZE), SurfaceConfig(), final)
+        assert reconstructor.sight.fine == side
+        assert (made["settings"].polish > 0) == final

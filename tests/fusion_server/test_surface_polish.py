@@ -13,8 +13,9 @@ from fusion_server.surface.bias import Bias
 from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.kernels import CPU
+from fusion_server.surface.keyframe import _by_few_pixels
 from fusion_server.surface.observation import look, observe
-from fusion_server.surface.photometric import spare_halvings
+from fusion_server.surface.photometric import FOOTPRINT, Positions, spare_halvings
 from fusion_server.surface.refine import Step, compared
 from fusion_server.surface.solve import Topology
 from geometry.measure import SurfaceIndex
@@ -108,6 +109,13 @@ def test_polished_it_is_nearer_where_all_views_have_the_normals_wrong_alike():
         iterations.append(frame.iterations)
     assert iterations[1] == iterations[0] + 6
     assert errors[1][0] < 0.8 * errors[0][0] and errors[1][1] < errors[0][1]
+
+
+@pytest.mark.parametrize(("pixels", "times"), [(8.0, 1.0), (4.0, 1.0), (2.0, 4.0), (1.0, 16.0)])
+def test_patches_of_few_pixels_know_less(pixels, times):
+    held = Positions(np.zeros((3, 3)), np.array([1e-8, 4e-8, np.inf]), scale=0.5)
+    less = _by_few_pixels(held, edge=pixels * 0.5 * FOOTPRINT)
+    np.testing.assert_allclose(less.variance, times * held.variance)
 
 
 def test_without_photometry_there_is_nothing_to_polish_by(fine):
