@@ -31,7 +31,6 @@ from protocol.rig import NormalsConfig, SurfaceConfig
 log = logging.getLogger(__name__)
 
 _LOOKS = 2  # at the head on a cold start, at most
-_ALIKE = 0.15  # radians: what a network's views have wrong alike, so that they do not disagree about it
 _FINEST = 2048  # pixels a side of a final mesh's pictures: 16 of them are 270 MB of grey levels
 _POLISH = 8  # iterations; more do not bring a final mesh nearer to the truth
 
@@ -171,7 +170,6 @@ def make_reconstructor(
         iterations=surface.iterations,
         photometric=surface.photometric,
         polish=_POLISH if final else 0,
-        sigma_normal=SurfaceSettings.sigma_normal if final else _ALIKE,  # polishing doubts them in its own way
         uv=False,  # unwrapping takes seconds and only a hand-over needs it: exports do it
     )
     rasterizer = make_rasterizer(surface.rasterizer, surface.device)

@@ -28,6 +28,12 @@ def edge_length_for(mesh: Mesh, vertices: int, relative: float | np.ndarray = 1.
     return relative * float(np.sqrt(2 / np.sqrt(3) * (area / at_faces**2).sum() / vertices))
 
 
+def vertices_for(mesh: Mesh, length: float) -> int:
+    """The number of vertices, about, that a closed surface has at this edge length, metres."""
+    _, area = face_normals(mesh.vertices, mesh.faces)
+    return round(2 / np.sqrt(3) * float(area.sum()) / length**2)
+
+
 def is_closed_manifold(faces: np.ndarray) -> bool:
     """Whether every edge has one face on either side and every vertex one fan of faces around it."""
     if len(faces) == 0:

@@ -132,3 +132,7 @@ class Rig:
             np.stack([camera.center for camera in cameras]),
             np.array([0.5 * (camera.K[0, 0] + camera.K[1, 1]) for camera in cameras]),
         )
+
+    def footprint(self, point: np.ndarray) -> float:
+        """Metres that a pixel of the middle camera covers at a point (3,)."""
+        return float(np.median(np.linalg.norm(self.center - point, axis=1) / self.focal))

@@ -18,9 +18,9 @@ from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, unfolded
 from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex
-from geometry.mesh import Mesh, face_normals
+from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
-from geometry.remesh import edge_length_for, remesh
+from geometry.remesh import edge_length_for, remesh, vertices_for
 
 # The search narrows as the surface settles, and the pictures sharpen.
 _FIRST = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=2)
@@ -90,10 +90,8 @@ def _by_few_pixels(held: Positions, edge: float) -> Positions:
 
 def _told_apart(hull: Mesh, observation: Observation) -> int:
     """How many vertices the finest pictures can tell apart, with edges of ``_ENOUGH`` pixels."""
-    rig = (observation.pictures or observation).rig
-    footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
-    _, area = face_normals(hull.vertices, hull.faces)
-    return int(np.clip(2 / np.sqrt(3) * area.sum() / (_ENOUGH * footprint) ** 2, *_COUNTS))
+    pixel = (observation.pictures or observation).rig.footprint(observation.middle)
+    return int(np.clip(vertices_for(hull, _ENOUGH * pixel), *_COUNTS))
 
 
 def _polished(

@@ -123,8 +123,7 @@ def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
 def pictures_rig(views: Sequence[View], middle: np.ndarray) -> tuple[Rig, float]:
     """The pictures' cameras, and metres a pixel where the subject is, middle (3,)."""
     rig = Rig.of([view.image_camera for view in views])
-    away = np.linalg.norm(rig.center - middle, axis=1)
-    return rig, float(np.median(away / rig.focal))
+    return rig, rig.footprint(middle)
 
 
 def photometric_positions(

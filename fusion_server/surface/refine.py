@@ -177,11 +177,10 @@ def _shown(x, normals, matrix, center, depth, shown):
 
 def contours(seen: Look, topology: Topology, gate: float, scale: float, settings: SurfaceSettings) -> ContourRows:
     """Contour rows, their weight lowered to how well this frame's masks can be met at all."""
-    observation, rig = seen.observation, seen.observation.rig
-    footprint = float(np.median(np.linalg.norm(rig.center - observation.middle, axis=1) / rig.focal))
+    observation = seen.observation
     rows = observation.kernels.contour_rows(seen.shape, topology, seen.raster, observation, gate, scale)
     misfit = _MISFIT * float(np.median(np.abs(rows.want))) if len(rows.want) else 0.0
-    best = settings.sigma_silhouette * footprint
+    best = settings.sigma_silhouette * observation.rig.footprint(observation.middle)
     sigma = min(max(best, misfit), _WORST_MISFIT * best)
     return replace(rows, weight=rows.weight / sigma**2)
 

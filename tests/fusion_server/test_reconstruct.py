@@ -14,7 +14,6 @@ import fusion_server.reconstruct as module
 from fusion_server.reconstruct import Reconstructor, make_reconstructor
 from fusion_server.server import shared
 from fusion_server.sight import HostSight
-from fusion_server.surface import SurfaceSettings
 from models.engines.base import NormalEngine, NormalPrediction
 from protocol.calibration import Calibration
 from protocol.rig import NormalsConfig, SurfaceConfig
@@ -98,4 +97,3 @@ def test_a_final_mesh_sees_finer_pictures_and_is_polished(monkeypatch):
         reconstructor = make_reconstructor(calibration, NormalsConfig(size=SIZE), SurfaceConfig(), final)
         assert reconstructor.sight.fine == side
         assert (made["settings"].polish > 0) == final
-        assert (made["settings"].sigma_normal > SurfaceSettings().sigma_normal) != final  # a network's are no truth

@@ -51,6 +51,14 @@ def test_beyond_the_border_a_mask_goes_on_as_it_ends():
     assert distance[63, 8] == pytest.approx(-7.5, abs=0.6)
 
 
+@pytest.mark.parametrize("center", [(64, 64), (8, 64), (120, 64), (64, 5), (64, 121), (3, 3), (125, 120)])
+def test_a_wider_picture_of_the_same_changes_no_distance(center):
+    """Whichever sides the mask touches, and though it glows faintly where it does not."""
+    soft = np.maximum(disc(30, center), 0.3 * disc(55, center))
+    wider = signed_distance(np.pad(soft, 40, mode="edge"))[40:-40, 40:-40]
+    np.testing.assert_allclose(signed_distance(soft), wider, rtol=0, atol=1e-4)
+
+
 def test_islands_and_pin_holes_go_and_a_second_large_piece_stays():
     mask = disc(30)
     mask[60:63, 60:63] = 0  # a pin-hole

@@ -8,7 +8,7 @@ from shapes import octahedron_sphere, square, tetrahedron, torus
 
 from geometry.measure import point_to_mesh
 from geometry.mesh import Mesh, edges
-from geometry.remesh import edge_length_for, is_closed_manifold, remesh
+from geometry.remesh import edge_length_for, is_closed_manifold, remesh, vertices_for
 
 
 def lengths(mesh: Mesh) -> np.ndarray:
@@ -41,6 +41,7 @@ def test_two_bodies_that_touch_in_a_point_are_not_manifold():
 def test_a_torus_remeshed_finer_or_coarser(vertices):
     mesh = torus()
     length = edge_length_for(mesh, vertices)
+    assert vertices_for(mesh, length) == vertices
     even = remesh(mesh, length)
     assert is_closed_manifold(even.faces)
     assert len(even.vertices) - len(even.faces) // 2 == 0  # Euler: still one hole
