@@ -17,7 +17,6 @@ _HOLE = 0.02  # of the subject: a smaller hole is an error of the network
 _SMALLEST = 0.002  # of the map: less than this is no subject
 _BLUR = 1.0  # pixels
 SOFT = 40e-3  # metres: how far inside or outside its picture a view has a point counts up to here
-_BEYOND = 32  # pixels by which a map is continued past its border
 _NORMAL_QUANTILE = ndtri((np.arange(1024) + 0.5) / 1024).astype(np.float32) * _BLUR
 
 
@@ -90,15 +89,13 @@ def signed_distance(soft: np.ndarray) -> np.ndarray:
     Near the outline the blurred mask itself is the ruler (a straight edge blurred by s pixels has the value Phi(d / s)
     at distance d), which is exact to a small part of a pixel; further away a distance transform takes over.  # H,W
     """
+    # What lies beyond the border is as the border there, and never nearer than it: nothing has to be added around.
     hard = (soft > 0.5).view(np.uint8)
-    # Beyond a side that the mask does not touch there is only background, no nearer than that on the side itself.
-    top, bottom, left, right = (_BEYOND * side.any() for side in (hard[0], hard[-1], hard[:, 0], hard[:, -1]))
-    padded = cv2.copyMakeBorder(hard, top, bottom, left, right, cv2.BORDER_REPLICATE)
-    inwards = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
-    outwards = cv2.distanceTransform(1 - padded, cv2.DIST_L2, 5)
+    inwards = cv2.distanceTransform(hard, cv2.DIST_L2, 5)
+    outwards = cv2.distanceTransform(1 - hard, cv2.DIST_L2, 5)
     blurred = cv2.GaussianBlur(soft, (0, 0), _BLUR, borderType=cv2.BORDER_REPLICATE)
     distance = np.empty(soft.shape, np.float32)
-    _mixed(blurred, inwards[top:, left:], outwards[top:, left:], _NORMAL_QUANTILE, distance)
+    _mixed(blurred, inwards, outwards, _NORMAL_QUANTILE, distance)
     return distance
 
 

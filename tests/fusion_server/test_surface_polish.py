@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from surface_scene import blob, ring, skin, views_of
 
-from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.surface import SurfaceSettings, SurfaceTracker, keyframe
+from fusion_server.surface.base import Rig
 from fusion_server.surface.bias import Bias
 from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.fuse import Fused
@@ -16,7 +17,7 @@ from fusion_server.surface.kernels import CPU
 from fusion_server.surface.keyframe import _by_few_pixels
 from fusion_server.surface.observation import look, observe
 from fusion_server.surface.photometric import FOOTPRINT, Positions, spare_halvings
-from fusion_server.surface.refine import Step, compared
+from fusion_server.surface.refine import Step, compared, refine
 from fusion_server.surface.solve import Topology
 from geometry.measure import SurfaceIndex
 from geometry.rasterize.cpu import CpuRasterizer
@@ -116,6 +117,40 @@ def test_patches_of_few_pixels_know_less(pixels, times):
     held = Positions(np.zeros((3, 3)), np.array([1e-8, 4e-8, np.inf]), scale=0.5)
     less = _by_few_pixels(held, edge=pixels * 0.5 * FOOTPRINT)
     np.testing.assert_allclose(less.variance, times * held.variance)
+
+
+def test_each_size_of_pictures_is_polished_on_in_turn_and_without_the_normals_trend(fine, monkeypatch):
+    """First the usual pictures, then the finer ones; positions of few pixels count less than the search says."""
+    steps, asked, trends = [], [], []
+
+    def searching(seen, topology, step):
+        steps.append(step.halvings)
+        asked.append(compared(seen, topology, step))
+        return asked[-1]
+
+    def refining(seen, topology, step, settings, clock, held=None, rest=None, bias=None):
+        if held is not None:  # as only polishing hands it in
+            finite = np.isfinite(held.variance)
+            assert steps[-1] == step.halvings and settings.sigma_normal > SETTINGS.sigma_normal
+            assert (held.variance[finite] > 1.5 * asked[-1].variance[finite]).all()
+            trends.append((bias.tilt, Bias.of_trend(seen, topology, keyframe._RELIEF).tilt))
+        return refine(seen, topology, step, settings, clock, held, rest, bias)
+
+    monkeypatch.setattr(keyframe, "compared", searching)
+    monkeypatch.setattr(keyframe, "refine", refining)
+    monkeypatch.setattr(keyframe, "_ENOUGH", 100.0)
+    SurfaceTracker(replace(SETTINGS, polish=2), CpuRasterizer()).update(fine)
+    assert steps == [0, 0, -1, -1]
+    assert len(trends) == 4
+    for used, trend in trends:
+        np.testing.assert_array_equal(used, trend)
+
+
+def test_a_pixel_covers_more_of_what_is_farther_away():
+    rig = Rig.of(ring(8, 64))
+    near = rig.footprint(np.zeros(3))
+    assert near == pytest.approx(np.linalg.norm(rig.center[0]) / rig.focal[0])
+    assert rig.footprint(np.array([0.0, 3.0, 0.0])) > 2 * near
 
 
 def test_without_photometry_there_is_nothing_to_polish_by(fine):
