@@ -30,6 +30,7 @@ _NEAR = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
 _CLOSE = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
 # In the end normals say how the surface bends, no longer where it is: outlines and pictures know that better.
 _LAST = 2
+# These were chosen on subjects as `python -m benchmarks subjects` draws them.
 _RELIEF = 7e-3  # metres: what is wider in normals is shape, and not theirs to tell while a keyframe is polished
 _POLISHED = 0.2  # radians: what they are trusted with meanwhile
 _ENOUGH = 4.0  # pixels an edge: patches of smaller faces have fewer pixels, and know less than their peaks say
