@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._machine import machine, resident
+from fusion_server.memory import keep_freed_memory
 from fusion_server.surface import Quality, SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from geometry.align import rigid_motion
 from geometry.cameras import crop_image, cropped, undistort, without_distortion
@@ -246,6 +247,7 @@ def main() -> int:
     settings = SurfaceSettings(vertices=options.vertices, uv=False)
     console = Console(width=200)
     console.print(machine())
+    keep_freed_memory()  # as everything does that makes meshes
     accuracy = Table(title=f"{options.capture}: millimetres, median / 95 %")
     for column in ("normals", "frames", "surface to truth", "truth to surface", "IoU", "inverted", "jitter", "flags"):
         accuracy.add_column(column)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fusion_server.framing import Window, around_mask, around_points, follow, whole
+from fusion_server.memory import keep_freed_memory
 from fusion_server.sight import HostSight, Seen, Sight
 from fusion_server.surface import SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.kernels import make_kernels
@@ -150,6 +151,7 @@ def make_reconstructor(
     final: compare pictures as fine as the cameras take them, and polish keyframes. Raises HeadstreamError when an
     engine cannot be had.
     """
+    keep_freed_memory()
     resident = normals.windows == "cuda"
     engine = make_engine(
         normals.engine,

@@ -25,7 +25,7 @@ def rigid_motion(a: np.ndarray, b: np.ndarray, weight: np.ndarray | None = None)
     Kabsch's solution (Acta Crystallographica A32, 1976); never a mirroring, whatever the points are.
     """
     weight = np.ones(len(a)) if weight is None else weight
-    middle, onto = np.average(a, 0, weight), np.average(b, 0, weight)
+    middle, onto = weight @ a / weight.sum(), weight @ b / weight.sum()
     u, _, vt = np.linalg.svd(((a - middle) * weight[:, None]).T @ (b - onto))
     turn = u @ np.diag([1, 1, np.sign(np.linalg.det(u @ vt))]) @ vt
     return RigidMotion(turn, middle, onto)

@@ -335,7 +335,8 @@ class NormalNetwork(nn.Module):
                 points = _points(tokens, depths[-1].detach())
         x = self.norm_out(x).reshape(batch * views, rows, columns, -1).permute(0, 3, 1, 2)
         raw = self.decoder(x, features).float().reshape(batch, views, 5, height, width)
-        normal = F.normalize(_from_ray_frame(raw[:, :, :3], direction), dim=-1, eps=1e-6)
+        unit = F.normalize(raw[:, :, :3], dim=2, eps=1e-6)  # here planes lie apart: across three neighbours it is slow
+        normal = _from_ray_frame(unit, direction)
         return NetworkOutput(normal, F.softplus(raw[:, :, 3]) + 0.05, raw[:, :, 4]), depths
 
     def infer(self, images: Tensor, direction: Tensor, tokens: Tensor, frames: Tensor, lines: Tensor) -> NetworkOutput:

@@ -13,10 +13,13 @@ MOST = 4.0  # times the mean: no pixel is trusted more
 
 def stacked(views: Sequence[View], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Normals, and confidence as trust: of mean 1 over the masks, inside (V, H, W).  # V,H,W,3; V,H,W float32"""
-    trust = np.stack([view.confidence for view in views]).astype(np.float32)
+    trust = np.stack([view.confidence for view in views], dtype=np.float32, casting="unsafe")
     mean = float(trust[inside].mean()) if inside.any() else 0.0
-    trust = np.clip(trust / mean, 0, MOST) if mean > 0 else np.ones_like(trust)
-    return np.stack([view.normal for view in views]).astype(np.float32, copy=False), trust
+    if mean > 0:
+        np.clip(np.divide(trust, mean, out=trust), 0, MOST, out=trust)
+    else:
+        trust[:] = 1
+    return np.stack([view.normal for view in views], dtype=np.float32, casting="unsafe"), trust
 
 
 def every_second(maps: np.ndarray) -> np.ndarray:

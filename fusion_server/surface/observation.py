@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from fusion_server.surface.base import Rig, SurfaceError, View
+from fusion_server.surface.each import each
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.kernels import CPU, SurfaceKernels
 from fusion_server.surface.photometric import Pictures, spare_halvings
@@ -80,6 +81,15 @@ class Look:
         """The observed normals on the faces that are seen."""
         return self.observation.kernels.fuse_normals(self.shape, self.raster, self.observation)
 
+    def shows(self, vertices: np.ndarray, cameras: Sequence[Camera]) -> bool:
+        """Whether these very vertices were seen, by cameras that see alike."""
+        mine = self.observation.cameras
+        return (
+            self.shape.vertices is vertices
+            and len(mine) == len(cameras)
+            and all(_alike(a, b) for a, b in zip(mine, cameras, strict=True))
+        )
+
 
 def observe(views: Sequence[View], photometric: bool, kernels: SurfaceKernels = CPU) -> Observation:
     """Stack the views and clean their masks; kernels: what is to work on them.
@@ -110,10 +120,24 @@ def observe(views: Sequence[View], photometric: bool, kernels: SurfaceKernels = 
     )
 
 
-def look(vertices: np.ndarray, topology: Topology, observation: Observation, rasterizer: Rasterizer) -> Look:
-    """Rasterise a surface (P, 3) into the views of an observation."""
+def look(
+    vertices: np.ndarray,
+    topology: Topology,
+    observation: Observation,
+    rasterizer: Rasterizer,
+    before: Look | None = None,
+) -> Look:
+    """Rasterise a surface (P, 3) into the views of an observation; before: a look at the same topology, which is taken
+    again if it shows the same."""
+    if before is not None and before.shows(vertices, observation.cameras):
+        return Look(before.shape, before.raster, observation)
     shape = Shape.of(vertices, topology)
     return Look(shape, rasterizer.rasterize(shape.vertices, topology.faces, observation.cameras), observation)
+
+
+def _alike(a: Camera, b: Camera) -> bool:
+    same = (a.width, a.height) == (b.width, b.height)
+    return same and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("K", "R", "t"))
 
 
 def _halved(camera: Camera) -> Camera:
@@ -125,11 +149,10 @@ def _halved(camera: Camera) -> Camera:
 def _middle(cameras: Sequence[Camera], outlines: Silhouettes) -> np.ndarray:
     """Roughly where the subject is: the point nearest to the rays through the middles of the masks.  # 3"""
     system, right = np.zeros((3, 3)), np.zeros(3)
-    for camera, inside, blind in zip(cameras, outlines.inside, outlines.blind, strict=True):
-        if blind:
-            continue
-        moments = cv2.moments(inside.view(np.uint8), binaryImage=True)
-        centroid = moments["m10"] / moments["m00"], moments["m01"] / moments["m00"]
+    seeing = np.flatnonzero(~outlines.blind)
+    measured = each(lambda n: cv2.moments(outlines.inside[n].view(np.uint8), binaryImage=True), seeing)
+    for n, moments in zip(seeing, measured, strict=True):
+        camera, centroid = cameras[n], (moments["m10"] / moments["m00"], moments["m01"] / moments["m00"])
         ray = camera.R.T @ np.linalg.solve(camera.K, [*centroid, 1.0])
         ray /= np.linalg.norm(ray)
         away = np.eye(3) - np.outer(ray, ray)

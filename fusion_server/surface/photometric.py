@@ -21,6 +21,7 @@ import numba
 import numpy as np
 
 from fusion_server.surface.base import Rig, View
+from fusion_server.surface.each import each
 from fusion_server.surface.solve import Shape, Topology
 
 FINE = 2  # pictures are usually this many times finer than the normal maps,
@@ -113,10 +114,15 @@ def pictures(views: Sequence[View], middle: np.ndarray) -> Pictures:
     """Grey, blurred pictures of all views; middle (3,): where the subject is."""
     height = max(view.image.shape[0] for view in views)
     width = max(view.image.shape[1] for view in views)
-    grey = np.zeros((len(views), height, width), np.float32)
-    for n, view in enumerate(views):
-        image = view.image if view.image.ndim == 2 else cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-        cv2.GaussianBlur(image.astype(np.float32), (0, 0), _BLUR, dst=grey[n, : image.shape[0], : image.shape[1]])
+    grey = np.empty((len(views), height, width), np.float32)
+
+    def blur(n: int) -> None:
+        image = views[n].image if views[n].image.ndim == 2 else cv2.cvtColor(views[n].image, cv2.COLOR_RGB2GRAY)
+        rows, columns = image.shape
+        cv2.GaussianBlur(image.astype(np.float32), (0, 0), _BLUR, dst=grey[n, :rows, :columns])
+        grey[n, rows:], grey[n, :, columns:] = 0, 0
+
+    each(blur, range(len(views)))
     return Pictures(grey, *pictures_rig(views, middle))
 
 
@@ -135,17 +141,17 @@ def photometric_positions(
     """
     search = search_of(shape, pictures, reach, step)
     heights, places = search.heights, search.places
-    slot_view = np.full((len(topology.faces), _SLOTS), -1, np.int8)
+    slot_of = np.full((len(topology.faces), len(depth)), -1, np.int8)
     sums = np.zeros((len(topology.faces), 2 * _SLOTS + 6, len(heights)), np.float32)
     _sample(
         shape.vertices, shape.normals, topology.faces, shape.face_normals, places, heights, pictures.grey,
-        pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, search.slack, slot_view, sums,
+        pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, search.slack, slot_of, sums,
     )  # fmt: skip
     curves = np.zeros((len(shape.vertices), len(heights)), np.float32)
     contrast = np.zeros(len(shape.vertices), np.float32)
     around = topology.around
     _correlate(
-        shape.vertices, shape.normals, pictures.rig.center, slot_view, sums, len(places), around.start, around.face,
+        shape.vertices, shape.normals, pictures.rig.center, slot_of, sums, len(places), around.start, around.face,
         around.wide_start, around.wide_face, curves, contrast,
     )  # fmt: skip
     for _ in range(ROUNDS):
@@ -201,10 +207,13 @@ def _cosine(n, center, x, y, z):
 
 @numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
 def _sample(
-    vertices, normals, faces, face_normals, places, heights, grey, matrix, center, map_matrix, depth, slack, slot_view,
+    vertices, normals, faces, face_normals, places, heights, grey, matrix, center, map_matrix, depth, slack, slot_of,
     sums,
 ):  # fmt: skip
-    """Per face, of each slot: the sum of grey levels and that of their squares; of each pair: that of products."""
+    """Per face, of each slot: the sum of grey levels and that of their squares; of each pair: that of products.
+
+    slot_of: (F, V) int8, which of a face's slots is a view's; left at -1 where it has none.
+    """
     rows, columns = grey.shape[1:]
     count = heights.shape[0]
     reach = heights[-1]
@@ -214,16 +223,17 @@ def _sample(
         y = (vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) / 3.0
         z = (vertices[a, 2] + vertices[b, 2] + vertices[c, 2]) / 3.0
         facing = np.full(_SLOTS, FACING)
+        view = np.full(_SLOTS, -1, np.int8)
         for v in range(matrix.shape[0]):
             cosine = _cosine(face_normals[f], center[v], x, y, z)
             if cosine > facing[_SLOTS - 1] and _sees(map_matrix[v], depth[v], x, y, z, slack):
-                _ranked(facing, slot_view[f], cosine, v)
+                _ranked(facing, view, cosine, v)
         # Over a face, and over the few millimetres of a search, the projection is affine: where the corners are in each
         # picture, and how far they go there when they rise by ``reach``.
         corner = np.empty((_SLOTS, 3, 2))
         rise = np.empty((_SLOTS, 3, 2))
         for s in range(_SLOTS):
-            v = slot_view[f, s]
+            v = view[s]
             if v < 0:
                 break
             m = matrix[v]
@@ -241,13 +251,15 @@ def _sample(
                     by = reach * (g0 * normals[i, 0] + g1 * normals[i, 1] + g2 * normals[i, 2])
                     corner[s, q, axis], rise[s, q, axis] = to, by
                     if not (abs(by) <= to < (columns, rows)[axis] - 1.001 - abs(by)):
-                        slot_view[f, s] = -2  # keeps its place, so that the slots behind it are still visited
+                        view[s] = -2  # keeps its place, so that the slots behind it are still visited
+            if view[s] >= 0:
+                slot_of[f, v] = s
         level = np.empty((_SLOTS, count), np.float32)
         for k in range(places.shape[0]):
             wa, wb = places[k]
             wc = 1.0 - wa - wb
             for s in range(_SLOTS):
-                v = slot_view[f, s]
+                v = view[s]
                 if v < 0:
                     continue
                 picture = grey[v]
@@ -267,7 +279,7 @@ def _sample(
                     sums[f, s, h] += level[s, h]
                     sums[f, _SLOTS + s, h] += level[s, h] * level[s, h]
                 for t in range(s):
-                    if slot_view[f, t] >= 0:
+                    if view[t] >= 0:
                         pair = 2 * _SLOTS + _PAIRS[s, t]
                         for h in range(count):
                             sums[f, pair, h] += level[s, h] * level[t, h]
@@ -275,8 +287,9 @@ def _sample(
 
 @numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
 def _correlate(
-    vertices, normals, center, slot_view, sums, places, start, face, wide_start, wide_face, curves, contrast
+    vertices, normals, center, slot_of, sums, places, start, face, wide_start, wide_face, curves, contrast
 ):  # fmt: skip
+    """slot_of: (F, V) the place that a view has in a face's sums, or -1."""
     heights = sums.shape[2]
     for i in numba.prange(vertices.shape[0]):
         best = np.full(_VIEWS, -1, np.int8)
@@ -287,8 +300,7 @@ def _correlate(
                 continue
             seen = 0
             for n in range(start[i], start[i + 1]):
-                for s in range(_SLOTS):
-                    seen += slot_view[face[n], s] == v
+                seen += slot_of[face[n], v] >= 0
             if 4 * seen >= 3 * (start[i + 1] - start[i]):
                 _ranked(facing, best, cosine, v)
         views = 0
@@ -304,13 +316,11 @@ def _correlate(
         used = 0
         for n in range(wide_start[i], wide_start[i + 1]):
             f = wide_face[n]
-            common = 0
+            common = True
             for b in range(views):
-                for s in range(_SLOTS):
-                    if slot_view[f, s] == best[b]:
-                        slot[b] = s
-                        common += 1
-            if common < views:
+                slot[b] = slot_of[f, best[b]]
+                common &= slot[b] >= 0
+            if not common:
                 continue
             used += 1
             for b in range(views):

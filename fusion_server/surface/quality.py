@@ -85,7 +85,7 @@ def _residual(seen: Look) -> float:
     shape, fused = seen.shape, seen.fused
     if not fused.weight.any():
         return 180.0
-    cosine = np.clip((fused.normal * shape.face_normals).sum(1), -1, 1)
+    cosine = np.clip(np.vecdot(fused.normal, shape.face_normals), -1, 1)
     order = np.argsort(cosine)[::-1]
     total = np.cumsum(np.where(fused.weight > 0, shape.areas, 0)[order])
     return float(np.degrees(np.arccos(cosine[order[np.searchsorted(total, total[-1] / 2)]])))

@@ -141,7 +141,7 @@ def compared(seen: Look, topology: Topology, step: Step) -> Positions | None:
 
 def heights(held: Positions, shape: Shape) -> np.ndarray:
     """How far along their normals vertices are from where pictures say that they belong, metres.  # P"""
-    return ((held.points - shape.vertices) * shape.normals).sum(1)
+    return np.vecdot(held.points - shape.vertices, shape.normals)
 
 
 def hidden(seen: Look, topology: Topology, settings: SurfaceSettings) -> np.ndarray:

@@ -88,16 +88,20 @@ class Rest:
 
 def _patches(marked: np.ndarray, topology: Topology) -> list[np.ndarray]:
     """The marked vertices (P,) bool, by what hangs together: numbers of vertices of each patch."""
-    i, j = topology.edges[marked[topology.edges].all(1)].T
-    graph = sparse.coo_matrix((np.ones(len(i), np.bool_), (i, j)), (len(marked),) * 2)
-    label = connected_components(graph, directed=False)[1]
-    return [np.flatnonzero(label == number) for number in np.unique(label[marked])]
+    i, j = topology.edges.T
+    inner = marked[i] & marked[j]
+    members, own = np.flatnonzero(marked), np.cumsum(marked) - 1  # their numbers among all, and among themselves
+    graph = sparse.coo_matrix((np.ones(inner.sum(), np.bool_), (own[i[inner]], own[j[inner]])), (len(members),) * 2)
+    count, label = connected_components(graph, directed=False)
+    return [members[label == number] for number in range(count)]
 
 
 def widened(marked: np.ndarray, topology: Topology) -> np.ndarray:
     """The marked vertices (P,) bool and their neighbours.  # P bool"""
     out = marked.copy()
-    out[topology.edges[marked[topology.edges].any(1)]] = True
+    i, j = topology.edges.T
+    touched = marked[i] | marked[j]
+    out[i[touched]] = out[j[touched]] = True
     return out
 
 

@@ -8,8 +8,6 @@ Lucas and Kanade's registration, inverse compositional (Baker and Matthews, IJCV
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
@@ -20,9 +18,9 @@ from geometry.rasterize.base import Rasterizer
 
 # Of one pixel's normal. Errors of a network's pixels are so alike that a thousand count as few, and far from the answer
 # outlines lead there faster.
-_SIGMAS = (2.0, 0.3)  # on coarse maps, on the finest
+_SIGMAS = (2.0, 0.3)  # on maps of half the size, on the given ones
 _GATE = 64.0  # of the finest maps' pixels, to either side of an outline
-_SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; on coarse maps, on the finest
+_SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; on maps of half the size, on the given
 _FAR = 2e-3  # metres: a larger first step is not to be trusted on fine maps
 _NEAR = 1e-3  # metres: a smaller step ends the search on coarse maps
 _STILL = 0.2e-3  # metres: a smaller step ends the search
@@ -60,46 +58,46 @@ def rigid_step(
 def follow_rigid(
     vertices: np.ndarray,
     topology: Topology,
-    pyramid: Sequence[Observation],
+    observation: Observation,
     rasterizer: Rasterizer,
     settings: SurfaceSettings,
     rest: np.ndarray,
     rounds: int = 2,
+    before: Look | None = None,
 ) -> np.ndarray:
-    """Vertices (P, 3) moved rigidly to fit an observation, given coarse to fine, ``rounds`` steps on each.  # P,3
+    """Vertices (P, 3) moved rigidly to fit an observation, ``rounds`` steps.  # P,3
 
-    Most frames find a head near where it was, so the finest maps are asked first, and the coarse ones only when it has
-    gone far.
-    rest: (6,) the ``rigid_step`` that the finest maps of the last frame wanted of that frame's own surface. Normals and
-    masks never fit perfectly, and what they want of a surface at rest is error and no motion: it is subtracted, or the
-    surface would creep away from where the pictures hold it.
+    Most frames find a head near where it was; only when it has gone far, maps of half the size are asked first, in as
+    many steps.
+    rest: (6,) the ``rigid_step`` that the last frame's maps wanted of that frame's own surface. Normals and masks never
+    fit perfectly, and what they want of a surface at rest is error and no motion: it is subtracted, or the surface
+    would creep away from where the pictures hold it. before: the last frame's look at its own surface, see ``look``.
     """
 
-    def moved(vertices: np.ndarray, level: int) -> tuple[np.ndarray, float]:
-        seen = look(vertices, topology, pyramid[level], rasterizer)
-        finest = level == len(pyramid) - 1
-        step = rigid_step(seen, topology, settings, _SCALES[finest], _SIGMAS[finest])
-        step = step - rest if finest else step
+    def moved(vertices: np.ndarray, maps: Observation, coarse: bool) -> tuple[np.ndarray, float]:
+        seen = look(vertices, topology, maps, rasterizer, before)
+        step = rigid_step(seen, topology, settings, _SCALES[not coarse], _SIGMAS[not coarse])
+        step = step if coarse else step - rest
         center = vertices.mean(0)
         there = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]
-        largest = float(np.sqrt(((there - vertices) ** 2).sum(1).max()))
+        way = there - vertices
+        largest = float(np.sqrt(np.vecdot(way, way).max()))
         return (there, largest) if largest < _FARTHEST else (vertices, 0.0)
 
-    finest = len(pyramid) - 1
-    there, largest = moved(vertices, finest)
+    there, largest = moved(vertices, observation, coarse=False)
     if largest < _ROUNDING:
         return vertices
     if largest > _FAR:
-        for level in range(finest):
-            for _ in range(rounds):
-                vertices, largest = moved(vertices, level)
-                if largest < _NEAR:
-                    break
-        there, largest = moved(vertices, finest)
+        halved = observation.coarser()
+        for _ in range(rounds):
+            vertices, largest = moved(vertices, halved, coarse=True)
+            if largest < _NEAR:
+                break
+        there, largest = moved(vertices, observation, coarse=False)
     for _ in range(rounds - 1):
         if largest < _STILL:
             break
-        there, largest = moved(there, finest)
+        there, largest = moved(there, observation, coarse=False)
     return there
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from fusion_server.surface.base import Rig, View
+from fusion_server.surface.each import each
 
 _KEEP = 0.2  # of the largest piece: a piece larger than this belongs to the subject
 _HOLE = 0.02  # of the subject: a smaller hole is an error of the network
@@ -38,18 +39,21 @@ class Silhouettes:
 def silhouettes(views: Sequence[View]) -> Silhouettes:
     """Clean the masks of all views and measure distances to their outlines."""
     shape = (len(views), *views[0].mask.shape)
-    inside = np.zeros(shape, bool)
-    distance = np.full(shape, -float(max(shape[1:])), np.float32)
+    inside = np.empty(shape, bool)
+    distance = np.empty(shape, np.float32)
     known = np.empty((len(views), 4))
     blind = np.zeros(len(views), bool)
-    for n, view in enumerate(views):
-        known[n] = _known(view)
-        soft = clean_mask(_continued(view.mask, known[n]))
+
+    def measure(n: int) -> None:
+        known[n] = _known(views[n])
+        soft = clean_mask(_continued(views[n].mask, known[n]))
         if soft is None:
-            blind[n] = True
-            continue
-        distance[n] = signed_distance(soft)
+            blind[n], inside[n], distance[n] = True, False, -max(shape[1:])
+            return
         inside[n] = soft > 0.5
+        signed_distance(soft, distance[n])
+
+    each(measure, range(len(views)))
     return Silhouettes(inside, distance, known, blind)
 
 
@@ -66,24 +70,32 @@ def clean_mask(mask: np.ndarray) -> np.ndarray | None:
     if not kept[1:].all():
         near = cv2.dilate(kept[label].astype(np.uint8), np.ones((5, 5), np.uint8))
         soft = np.where((near > 0) & (kept[label] | (label == 0)), soft, 0)
-    label, areas = _pieces(soft <= 0.5)
-    if len(areas) > 1:
-        filled = np.concatenate([[False], areas < _HOLE * (mask.size - areas.sum())])
-        for side in (label[0], label[-1], label[:, 0], label[:, -1]):
-            filled[side] = False  # what touches the border is no hole
+    count, label = _labelled(soft <= 0.5)
+    enclosed = np.ones(count, bool)  # what touches the border is no hole
+    for side in (label[0], label[-1], label[:, 0], label[:, -1]):
+        enclosed[side] = False
+    enclosed[0] = False  # the subject
+    if enclosed.any():
+        areas = np.bincount(label.ravel(), minlength=count)
+        filled = enclosed & (areas < _HOLE * areas[0])
         soft = np.where(filled[label], 1, soft)
     return np.ascontiguousarray(soft, dtype=np.float32)
 
 
 def _pieces(hard: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels (H, W) of 4-connected pieces, 0 outside them, and their areas from label 1 on."""
-    count, label = cv2.connectedComponents(hard.view(np.uint8), connectivity=4, ltype=cv2.CV_16U)
+    count, label = _labelled(hard)
     if count == 2:  # a good mask: one piece and what is around it
         return label, np.array([cv2.countNonZero(label)])
     return label, np.bincount(label.ravel(), minlength=count)[1:]
 
 
-def signed_distance(soft: np.ndarray) -> np.ndarray:
+def _labelled(hard: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many labels, and 4-connected pieces' labels (H, W), 0 outside them."""
+    return cv2.connectedComponents(hard.view(np.uint8), connectivity=4, ltype=cv2.CV_16U)
+
+
+def signed_distance(soft: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Pixels to the half level of a mask (H, W), positive inside; beyond the border the mask goes on as it ends.
 
     Near the outline the blurred mask itself is the ruler (a straight edge blurred by s pixels has the value Phi(d / s)
@@ -94,7 +106,7 @@ def signed_distance(soft: np.ndarray) -> np.ndarray:
     inwards = cv2.distanceTransform(hard, cv2.DIST_L2, 5)
     outwards = cv2.distanceTransform(1 - hard, cv2.DIST_L2, 5)
     blurred = cv2.GaussianBlur(soft, (0, 0), _BLUR, borderType=cv2.BORDER_REPLICATE)
-    distance = np.empty(soft.shape, np.float32)
+    distance = np.empty(soft.shape, np.float32) if out is None else out
     _mixed(blurred, inwards, outwards, _NORMAL_QUANTILE, distance)
     return distance
 
@@ -103,11 +115,13 @@ def signed_distance(soft: np.ndarray) -> np.ndarray:
 def _mixed(blurred, inwards, outwards, quantile, distance):
     for y in range(distance.shape[0]):
         for x in range(distance.shape[1]):
-            far = inwards[y, x] - outwards[y, x]
-            far -= 0.5 * np.sign(far)
-            near = quantile[min(max(int(blurred[y, x] * 1024), 0), 1023)]
-            share = min(max(abs(far) - 1.0, 0.0), 1.0)
-            distance[y, x] = near + share * (far - near)
+            far = inwards[y, x] - outwards[y, x]  # never zero: a pixel is on one side
+            far -= np.copysign(np.float32(0.5), far)
+            share = abs(far) - np.float32(1.0)
+            if share < 1.0:
+                near = quantile[min(max(int(blurred[y, x] * np.float32(1024.0)), 0), 1023)]
+                far = near + max(share, np.float32(0.0)) * (far - near)
+            distance[y, x] = far
 
 
 def overlap(face: np.ndarray, outlines: Silhouettes) -> tuple[np.ndarray, np.ndarray]:

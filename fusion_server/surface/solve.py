@@ -254,9 +254,9 @@ def _shape(vertices, faces, normals, face_normals, areas):
     return length / max(faces.shape[0], 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(parallel=True, cache=True, nogil=True)
 def _folded(normals, faces, face_normals, cosine, folded):
-    for f in range(faces.shape[0]):
+    for f in numba.prange(faces.shape[0]):
         a, b, c = faces[f]
         total = 0.0
         for axis in range(3):
@@ -309,11 +309,11 @@ def _edge_rows(edges, edge, first, second, want, weight, diagonal, off, right):
 
 
 @numba.njit(cache=True, nogil=True)  # on one core: cores that other work shares would wait for each other each time
-def _multiply(diagonal, off, start, neighbour, link, x, out):
+def _multiply(diagonal, values, start, neighbour, x, out):
     for i in range(diagonal.shape[0]):
         total = diagonal[i] * x[i]
         for n in range(start[i], start[i + 1]):
-            total += off[link[n]] * x[neighbour[n]]
+            total += values[n] * x[neighbour[n]]
         out[i] = total
 
 
@@ -321,7 +321,8 @@ def _multiply(diagonal, off, start, neighbour, link, x, out):
 def _conjugate_gradients(diagonal, off, start, neighbour, link, right, x, steps):
     count = diagonal.shape[0]
     product = np.empty(count)
-    _multiply(diagonal, off, start, neighbour, link, x, product)
+    values = off[link]  # row by row: each product reads them in order
+    _multiply(diagonal, values, start, neighbour, x, product)
     r = right - product
     z = r / diagonal
     p = z.copy()
@@ -330,7 +331,7 @@ def _conjugate_gradients(diagonal, off, start, neighbour, link, right, x, steps)
     for _ in range(steps):
         if fall <= least:
             break
-        _multiply(diagonal, off, start, neighbour, link, p, product)
+        _multiply(diagonal, values, start, neighbour, p, product)
         alpha = fall / np.dot(p, product)
         following = 0.0
         for i in range(count):

@@ -44,17 +44,18 @@ def steadied(before: Steady | None, vertices: np.ndarray) -> Steady:
     off = vertices - carried
     trend = before.trend @ motion.turn
     trend = trend + _TREND * (off - trend)
-    scatter = max(float(np.median(np.linalg.norm(off - trend, axis=1))), _FLOOR)
-    ratio = (trend**2).sum(1) / (_SCATTERS * scatter) ** 2
+    noise = off - trend
+    scatter = max(float(np.sqrt(np.median(np.vecdot(noise, noise)))), _FLOOR)
+    ratio = np.vecdot(trend, trend) / (_SCATTERS * scatter) ** 2
     made = carried + _share(ratio)[:, None] * off
 
     way, turned = motion.onto - motion.middle, Rotation.from_matrix(motion.turn.T).as_rotvec()
-    reach = np.sqrt(((before.vertices - motion.middle) ** 2).sum(1).mean())
+    reach = np.sqrt(3 * ((before.vertices - motion.middle) ** 2).mean())
     drift = before.drift + _TREND * (np.concatenate([way, reach * turned]) - before.drift)
     ratio = (drift**2).sum() / (_SCATTERS * scatter) ** 2
     share = _share(ratio**2)  # of a head that is flung about not a hundredth may stay behind
-    back = Rotation.from_rotvec((share - 1) * turned)
-    return Steady(back.apply(made - motion.onto) + motion.middle + share * way, back.apply(trend), drift)
+    back = Rotation.from_rotvec((share - 1) * turned).as_matrix().T
+    return Steady((made - motion.onto) @ back + motion.middle + share * way, trend @ back, drift)
 
 
 def _share(ratio: np.ndarray) -> np.ndarray:
@@ -64,5 +65,6 @@ def _share(ratio: np.ndarray) -> np.ndarray:
 
 def _as_one_piece(a: np.ndarray, b: np.ndarray) -> RigidMotion:
     """The motion of points (P, 3) onto others; those that it leaves far away count less (reweighted once)."""
-    off = ((b - rigid_motion(a, b)(a)) ** 2).sum(1)
+    off = b - rigid_motion(a, b)(a)
+    off = np.vecdot(off, off)
     return rigid_motion(a, b, 1 / (1 + off / max(float(np.median(off)), _FLOOR**2)))

@@ -82,7 +82,7 @@ class SurfaceTracker:
         """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
         start = track.vertices + (frame.observation.middle - track.middle)
         start = follow_rigid(
-            start, track.topology, frame.pyramid, self._rasterizer, self._settings, track.rest, rounds=6
+            start, track.topology, frame.coarse, self._rasterizer, self._settings, track.rest, rounds=6
         )
         frame.clock.lap("rigid")
         steps = (_WIDE,) * 3 + (WARM,) * 3

@@ -15,7 +15,7 @@ import numpy as np
 from fusion_server.surface.base import Quality, SurfaceSettings, View
 from fusion_server.surface.bias import Bias
 from fusion_server.surface.kernels import SurfaceKernels
-from fusion_server.surface.observation import Observation, look, observe
+from fusion_server.surface.observation import Look, Observation, look, observe
 from fusion_server.surface.quality import Fit, fit_of
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rest import Rest
@@ -40,6 +40,7 @@ class Track:
     reference: Quality  # of the keyframe
     pose: Rest  # of the keyframe
     bias: Bias  # of the keyframe
+    seen: Look | None = None  # of these vertices on the last frame's coarse maps, where the kernels tell
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +68,8 @@ class Frame:
 
     @cached_property
     def coarse(self) -> Observation:
-        """Half the pixels each way, to judge by."""
+        """Half the pixels each way, to find the rigid motion on and to judge by."""
         return self.observation.coarser()
-
-    @cached_property
-    def pyramid(self) -> tuple[Observation, ...]:
-        """Coarse to fine, to find the rigid motion on."""
-        return (self.coarse.coarser(), self.coarse)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +77,8 @@ class Warm:
     """What came of a frame.
 
     vertices (P, 3); middle (3,) of the subject, see ``Observation``; share: of ``Bias``, with this frame seen; fit: to
-    the coarse maps; wanted (6,): the rigid step that these want of the surface; iterations: how many it took.
+    the coarse maps; wanted (6,): the rigid step that these want of the surface; iterations: how many it took; seen: the
+    look that fit and wanted come from, where the kernels tell.
     """
 
     vertices: np.ndarray
@@ -90,6 +87,7 @@ class Warm:
     fit: Fit
     wanted: np.ndarray
     iterations: int
+    seen: Look | None = None
 
 
 def warm(frame: Frame, track: Track, rasterizer: Rasterizer, settings: SurfaceSettings) -> Warm:
@@ -97,11 +95,13 @@ def warm(frame: Frame, track: Track, rasterizer: Rasterizer, settings: SurfaceSe
     found = frame.kernels.warm(frame, track, rasterizer, settings)
     if found is not None:
         return found
-    pyramid = frame.pyramid
-    vertices = follow_rigid(track.vertices, track.topology, pyramid, rasterizer, settings, track.rest)
+    vertices = follow_rigid(
+        track.vertices, track.topology, frame.coarse, rasterizer, settings, track.rest, before=track.seen
+    )
     frame.clock.lap("rigid")
     steps = (WARM,) * settings.iterations
-    if np.linalg.norm(vertices - track.vertices, axis=1).max() > FAST:
+    way = vertices - track.vertices
+    if np.vecdot(way, way).max() > FAST**2:
         steps = (MOVED, *steps)  # a head that moves this much does not move as one piece
     return refined(frame, track, vertices, steps, rasterizer, settings)
 
@@ -129,7 +129,7 @@ def refined(
     fit = fit_of(seen, track.topology)
     wanted = rigid_step(seen, track.topology, settings)
     frame.clock.lap("check")
-    return Warm(vertices, frame.observation.middle, bias.share, fit, wanted, len(steps))
+    return Warm(vertices, frame.observation.middle, bias.share, fit, wanted, len(steps), seen)
 
 
 def without_folds(found: Warm, track: Track) -> Warm:
@@ -149,4 +149,5 @@ def followed(track: Track, found: Warm, remember: float) -> Track:
         middle=found.middle,
         rest=track.rest + remember * (found.wanted - track.rest),
         bias=replace(track.bias, share=found.share),
+        seen=found.seen,
     )

@@ -51,42 +51,57 @@ def _rasterize_view(vertices, faces, matrix, face, bary, depth):
         screen[i, 1] = (matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] * z + matrix[1, 3]) / w
         screen[i, 2] = 1.0 / w
     nearest = np.zeros((height, width))  # largest 1 / z so far
-    for f in range(faces.shape[0]):
-        a, b, c = faces[f]
-        ax, ay, aw = screen[a]
-        bx, by, bw = screen[b]
-        cx, cy, cw = screen[c]
-        if aw < 0 or bw < 0 or cw < 0:
-            continue
-        x0 = max(0, int(np.ceil(min(ax, bx, cx))))
-        x1 = min(width - 1, int(np.floor(max(ax, bx, cx))))
-        if x0 > x1:
-            continue
-        y0 = max(0, int(np.ceil(min(ay, by, cy))))
-        y1 = min(height - 1, int(np.floor(max(ay, by, cy))))
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if y0 > y1 or abs(area) < 1e-12:
-            continue
-        # Weights u and v are linear on the screen: their values at (x0, y0), and what each pixel adds.
-        inverse = 1.0 / area
-        u_right, u_below = (by - cy) * inverse, (cx - bx) * inverse
-        v_right, v_below = (cy - ay) * inverse, (ax - cx) * inverse
-        u_row = ((bx - x0) * (cy - y0) - (by - y0) * (cx - x0)) * inverse
-        v_row = ((cx - x0) * (ay - y0) - (cy - y0) * (ax - x0)) * inverse
-        for py in range(y0, y1 + 1):
-            u, v = u_row, v_row
-            for px in range(x0, x1 + 1):
-                if u >= -_ON_EDGE and v >= -_ON_EDGE and u + v <= 1.0 + _ON_EDGE:
+    # Of a closed surface, half of the faces look away and lie behind the others. Kept for the second round, most of
+    # them are left out at a glance; what is seen is the same.
+    away = np.empty(faces.shape[0], np.int32)
+    kept = 0
+    for second in range(2):
+        for n in range(kept if second else faces.shape[0]):
+            f = away[n] if second else n
+            a, b, c = faces[f]
+            ax, ay, aw = screen[a]
+            bx, by, bw = screen[b]
+            cx, cy, cw = screen[c]
+            if (aw < 0) | (bw < 0) | (cw < 0):
+                continue
+            x0 = max(0, int(np.ceil(min(ax, bx, cx))))
+            x1 = min(width - 1, int(np.floor(max(ax, bx, cx))))
+            y0 = max(0, int(np.ceil(min(ay, by, cy))))
+            y1 = min(height - 1, int(np.floor(max(ay, by, cy))))
+            area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+            if (x0 > x1) | (y0 > y1) | (abs(area) < 1e-12):
+                continue
+            if second:
+                hidden, top = True, max(aw, bw, cw)
+                for py in range(y0, y1 + 1):
+                    for px in range(x0, x1 + 1):
+                        hidden &= nearest[py, px] >= top
+                if hidden:
+                    continue
+            elif area > 0.0:
+                away[kept] = f
+                kept += 1
+                continue
+            # Weights u and v are linear on the screen: their values at (x0, y0), and what each pixel adds.
+            inverse = 1.0 / area
+            u_right, u_below = (by - cy) * inverse, (cx - bx) * inverse
+            v_right, v_below = (cy - ay) * inverse, (ax - cx) * inverse
+            u_row = ((bx - x0) * (cy - y0) - (by - y0) * (cx - x0)) * inverse
+            v_row = ((cx - x0) * (ay - y0) - (cy - y0) * (ax - x0)) * inverse
+            for py in range(y0, y1 + 1):
+                u, v = u_row, v_row
+                for px in range(x0, x1 + 1):
                     near = u * (aw - cw) + v * (bw - cw) + cw
-                    if near > nearest[py, px]:
+                    inside = (u >= -_ON_EDGE) & (v >= -_ON_EDGE) & (u + v <= 1.0 + _ON_EDGE)
+                    if inside & (near > nearest[py, px]):
                         nearest[py, px] = near
                         face[py, px] = f
                         bary[py, px, 0] = u
                         bary[py, px, 1] = v
-                u += u_right
-                v += v_right
-            u_row += u_below
-            v_row += v_below
+                    u += u_right
+                    v += v_right
+                u_row += u_below
+                v_row += v_below
     for py in range(height):
         for px in range(width):
             if face[py, px] >= 0:

@@ -22,6 +22,7 @@ from fusion_server.surface.observation import look, observe
 from fusion_server.surface.photometric import search_of
 from fusion_server.surface.refine import Clock
 from fusion_server.surface.rest import _SWEEPS, _spread
+from fusion_server.surface.rigid import rigid_step
 from fusion_server.surface.silhouette import silhouettes
 from fusion_server.surface.solve import Shape, Topology, even_layout, relaxed, unfolded
 from fusion_server.surface.warm import Frame, warm
@@ -283,13 +284,16 @@ def compared(kernels, rasterizer, track, views, settings=SETTINGS):
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_frame_is_the_cpu_s(kernels, rasterizer, track, case):
-    ours, theirs, apart = compared(kernels, rasterizer, track, observed(**CASES[case]))
+    views = observed(**CASES[case])
+    ours, theirs, apart = compared(kernels, rasterizer, track, views)
     assert ours.iterations == theirs.iterations == SETTINGS.iterations + (case not in ("still", "slow"))
     # Millimetres; a peak or a vote at a threshold is taken by one and not by the other.
     assert np.median(apart) < 1e-4 and np.percentile(apart, 99) < 2e-3
     np.testing.assert_allclose(ours.middle, theirs.middle, atol=1e-9)
     assert ours.share == pytest.approx(theirs.share, abs=1e-5)
-    np.testing.assert_allclose(ours.wanted, theirs.wanted, atol=2e-6)
+    # Of our own vertices: where theirs are elsewhere by a threshold, they want something else.
+    seen = look(ours.vertices, track.topology, frame_of(views).coarse, CpuRasterizer())
+    np.testing.assert_allclose(ours.wanted, rigid_step(seen, track.topology, SETTINGS), atol=2e-9)
     for name in ("both", "either"):
         a, b = getattr(ours.fit, name), getattr(theirs.fit, name)
         assert np.abs(a - b).max() <= 2  # pixels at whose centre an edge passes

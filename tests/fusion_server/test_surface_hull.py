@@ -11,6 +11,7 @@ from surface_scene import blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError
 from fusion_server.surface.base import Rig
+from fusion_server.surface.each import each
 from fusion_server.surface.hull import closed_surface, tunnels, visual_hull
 from fusion_server.surface.silhouette import clean_mask, reach, signed_distance, silhouettes
 from geometry.cameras import crop_image, cropped
@@ -215,3 +216,9 @@ def test_a_cleft_beside_a_tunnel_stays_open():
     assert tunnels(mesh) == 0
     assert 1.0 < SurfaceIndex(mesh).distances(inside)[0] < 3.0  # its walls are as near as they were
     assert SurfaceIndex(mesh).distances(np.array([[19.5, 28.0, 10.0]]))[0] < 1.5  # and its bottom
+
+
+def test_views_are_worked_on_in_order_and_what_goes_wrong_is_raised():
+    assert each(lambda n: n * n, range(5)) == [0, 1, 4, 9, 16]
+    with pytest.raises(ZeroDivisionError):
+        each(lambda n: 1 // n, (2, 1, 0))

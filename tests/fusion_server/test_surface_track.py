@@ -193,6 +193,39 @@ def test_a_still_subject_stays_still():
     assert error(frames[59], subject(0))[0] < 0.4e-3
 
 
+@pytest.fixture(scope="module")
+def still_and_shifted():
+    """Looks that a tracker takes at a still head's third frame, where cameras stay and where one is moved meanwhile;
+    and the surfaces, of a tracker that keeps no look too."""
+    views = observed(subject(0))
+    camera = replace(views[3].camera, t=views[3].camera.t + (1e-3, 0, 0))
+    moved = [*views[:3], replace(views[3], camera=camera), *views[4:]]
+    out = {}
+    for name, third in (("still", views), ("moved", moved)):
+        rasterizers = Counting(), Counting()
+        trackers = [SurfaceTracker(replace(SETTINGS, uv=False), rasterizer) for rasterizer in rasterizers]
+        for tracker in trackers:
+            tracker.update(views)
+            tracker.update(views)
+        trackers[1]._track = replace(trackers[1]._track, seen=None)
+        before = [rasterizer.calls for rasterizer in rasterizers]
+        frames = [tracker.update(third) for tracker in trackers]
+        out[name] = [r.calls - b for r, b in zip(rasterizers, before, strict=True)], frames
+    return out
+
+
+def test_a_look_at_what_was_just_seen_is_not_taken_again(still_and_shifted):
+    (kept, anew), (ours, theirs) = still_and_shifted["still"]
+    assert kept == anew - 1
+    np.testing.assert_array_equal(ours.vertices, theirs.vertices)
+
+
+def test_a_camera_that_moved_is_looked_through_anew(still_and_shifted):
+    (kept, anew), (ours, theirs) = still_and_shifted["moved"]
+    assert kept == anew
+    np.testing.assert_array_equal(ours.vertices, theirs.vertices)
+
+
 def test_a_slow_turn_is_followed_and_not_slid_over():
     """0.05 degrees a frame are 4 hundredths of a millimetre: less than the search calls a step."""
     tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())

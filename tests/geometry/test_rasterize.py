@@ -75,10 +75,12 @@ def test_barycentrics_are_perspective_correct(engine):
     assert (world[raster.face[0] < 0] == 0).all()
 
 
-def test_the_nearer_face_wins_whatever_the_order(engine):
+@pytest.mark.parametrize("away", [(), (0, 1), (2, 3), (0, 1, 2, 3)])
+def test_the_nearer_face_wins_whatever_the_order_and_wherever_faces_look(engine, away):
     near = Mesh(square().vertices + (-0.5, -0.5, 0.5), square().faces)
     vertices = np.vstack([near.vertices, square().vertices + (-0.5, -0.5, 0.0)])
     faces = np.vstack([near.faces, near.faces + 4])
+    faces[list(away)] = faces[list(away), ::-1]
     cam = camera((0, 0.001, 3.0))
     front = engine.rasterize(vertices, faces, [cam]).face
     back = engine.rasterize(vertices, faces[::-1], [cam]).face
