@@ -3,6 +3,9 @@
 Children run in process groups of their own, so that Ctrl-C reaches only the parent, which ends them in order: the
 server first, which closes its take and fetches what it missed from the nodes, then these. Should the parent be killed
 outright, the kernel tells each child (``follow_parent``), so that none is left behind.
+
+On one machine they share its cores, and cameras do not wait: the server, which takes all that it can get, gives way to
+the nodes, which want little and want it at once.
 """
 
 from __future__ import annotations
@@ -23,12 +26,18 @@ from protocol.rig import Rig
 PARENT = "HEADSTREAM_PARENT"  # a child's environment: the process to end with
 _PR_SET_PDEATHSIG = 1
 _GRACE = 10.0  # seconds a child has to end cleanly; the server may have a take to close
+_GIVES_WAY = 5  # added to the server's niceness
 
 
 class Child:
-    """One process; its output goes line by line to ``on_line(name, line)``, which threads may call at the same time."""
+    """One process; its output goes line by line to ``on_line(name, line)``, which threads may call at the same time.
 
-    def __init__(self, name: str, arguments: list[str], on_line: Callable[[str, str], None]) -> None:
+    gives_way: how much nicer than this process it is to others on the machine.
+    """
+
+    def __init__(
+        self, name: str, arguments: list[str], on_line: Callable[[str, str], None], gives_way: int = 0
+    ) -> None:
         self.name = name
         self.started = time.monotonic()
         self._asked = False
@@ -43,6 +52,8 @@ class Child:
             env=environment,
             start_new_session=True,
         )
+        if gives_way:  # before it has threads, which take over what it has
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, os.getpriority(os.PRIO_PROCESS, 0) + gives_way)
         assert self.process.stdout is not None and self.process.stderr is not None
         self._readers = [
             threading.Thread(target=self._read, args=(stream, on_line), daemon=True, name=f"read {name}")
@@ -98,7 +109,7 @@ class LocalRig:
         self.nodes: list[Child] = []
 
     def __enter__(self) -> LocalRig:
-        self.server = Child("server", ["serve", str(self._path), *self._serve_arguments], self._on_line)
+        self.server = Child("server", ["serve", str(self._path), *self._serve_arguments], self._on_line, _GIVES_WAY)
         self.nodes = [self._start(name) for name in self._rig.nodes]
         return self
 

@@ -121,6 +121,15 @@ def test_a_killed_parent_leaves_no_orphan(rig):
         parent.stdout.close()
 
 
+def test_the_server_gives_way_to_the_nodes_and_nodes_to_nobody(rig):
+    """Two cores computed a first mesh, and pictures that cameras had taken meanwhile were read by nobody."""
+    with LocalRig(rig, load_rig(rig), lambda name, line: None) as local:
+        server, *nodes = (os.getpriority(os.PRIO_PROCESS, c.process.pid) for c in (local.server, *local.nodes))
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert server == min(ours + 5, 19)
+    assert nodes and set(nodes) == {ours}
+
+
 def test_up_starts_a_killed_node_again(rig):
     """Every node that died stayed dead before, while the server waited for its cameras."""
     with LocalRig(rig, load_rig(rig), lambda name, line: None) as local:
