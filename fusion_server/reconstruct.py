@@ -133,13 +133,14 @@ class Reconstructor:
         """What decoded pictures are shown to."""
         return self._sight
 
-    def state(self) -> tuple[dict[str, Window], np.ndarray | None, SurfaceTracker]:
+    def state(self) -> tuple[dict[str, Window], np.ndarray | None, Any]:
         """Everything that the next frame set starts from, to be kept and handed to ``restore``, unchanged."""
-        return self._windows, self._vertices, self._tracker
+        return self._windows, self._vertices, self._tracker.state()
 
-    def restore(self, state: tuple[dict[str, Window], np.ndarray | None, SurfaceTracker]) -> None:
+    def restore(self, state: tuple[dict[str, Window], np.ndarray | None, Any]) -> None:
         """Go on where another reconstructor of the same cameras and settings was."""
-        self._windows, self._vertices, self._tracker = state
+        self._windows, self._vertices, tracked = state
+        self._tracker.restore(tracked)
 
 
 def make_reconstructor(

@@ -45,6 +45,15 @@ class SurfaceTracker:
         self._shown: Steady | None = None  # what was handed out last
         self._repeats = Repeats()
 
+    def state(self) -> tuple[Track | None, Steady | None, Repeats]:
+        """All that the next frame starts from, arrays and no engine: for ``restore``, here or in another process."""
+        track = self._track and replace(self._track, seen=None)  # a look is quickly taken again, and large
+        return track, self._shown, self._repeats
+
+    def restore(self, state: tuple[Track | None, Steady | None, Repeats]) -> None:
+        """Go on where another tracker with the same settings was."""
+        self._track, self._shown, self._repeats = state
+
     def update(self, views: Sequence[View]) -> SurfaceFrame:
         """The surface of one frame.
 

@@ -73,7 +73,7 @@ class CudaKernels:
         self.name = "cuda emulated on the CPU" if self._library["fuse"].emulated else str(place)
 
     def __reduce__(self) -> tuple[type[CudaKernels], tuple[str]]:
-        return CudaKernels, (self._named,)  # a checkpoint holds no loaded library
+        return CudaKernels, (self._named,)  # a copy loads its own
 
     @_on_stream
     def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[Any, Any]:

@@ -77,7 +77,7 @@ class CudaRasterizer:
         return self._library
 
     def __reduce__(self) -> tuple[type[CudaRasterizer], tuple[str]]:
-        return CudaRasterizer, (self._device,)  # a checkpoint holds no loaded library
+        return CudaRasterizer, (self._device,)  # a copy loads its own
 
     def rasterize(self, vertices: np.ndarray, faces: np.ndarray, cameras: Sequence[Camera]) -> DeviceRaster:
         """See ``base.Rasterizer``. Raises ValueError when the cameras differ in size or the faces are too many."""
