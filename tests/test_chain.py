@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from fusion_server.reconstruct import make_reconstructor
 from fusion_server.server import Server
 from fusion_server.takes import TakeReader
+from geometry.device.build import compiler
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from launch.local import Child
@@ -92,6 +94,22 @@ def test_reconstruct_makes_a_closed_head_near_the_truth(capture, offline):
         assert saved["normal"].shape == (256, 256, 3) and saved["normal"].dtype == np.float16
         lengths = np.linalg.norm(saved["normal"][saved["mask"]].astype(float), axis=-1)
         assert saved["mask"].any() and np.allclose(lengths, 1, atol=0.01)
+
+
+@pytest.mark.skipif(compiler(cuda=False) is None, reason="no C++ compiler for the emulation")
+def test_reconstruct_as_a_gpu_would_do_it_makes_the_same_head(capture, offline, tmp_path):
+    """Windows, engine, rasteriser and surface of a rig with a GPU, emulated. A checkpoint once refused all of it."""
+    from launch.evaluate import evaluate
+
+    normals = replace(NORMALS, engine="torch", device="cpu", windows="cuda")
+    surface = replace(SURFACE, rasterizer="cuda", kernels="cuda", device="cpu")
+    job = Job(capture, capture.calibration, tmp_path, capture.frames, True, normals, surface)
+    report = reconstruct(job, lambda done, total, line: None)
+    (entry,), (theirs,) = report["frames"], offline[1]["frames"]
+    assert entry["kind"] == "keyframe" and entry["flags"] == theirs["flags"]
+    ours, other = (evaluate(out, capture.root, None, lambda done, total: None) for out in (tmp_path, offline[0]))
+    for what in ("surface_median_mm", "normals_mean_deg", "mesh_normals_mean_deg"):
+        assert ours[what] == pytest.approx(other[what], rel=0.15), what  # windows are resampled in two ways
 
 
 def test_evaluate_measures_what_reconstruct_wrote(capture, offline):

@@ -134,19 +134,21 @@ def closed_surface(field: np.ndarray, low: np.ndarray, step: float) -> Mesh:
     field = np.where(ndimage.binary_fill_holes(solid) & ~solid, 0.25 * step, field)
     # Values far from the surface say nothing of its place, and would make the smoothing pull thin parts away.
     field = np.pad(np.clip(field, -2 * step, 2 * step), 2, constant_values=-2 * step)
-    mesh = _zero_level(field, step)
+    mesh, solid = _zero_level(field, step)
     for radius in _BRIDGES:
         if tunnels(mesh) == 0:
             break
-        field = _bridged(field, 2 * step, radius)
-        mesh = _zero_level(field, step)
+        field = np.where(_plugs(solid, radius), 2 * step, field)
+        mesh, solid = _zero_level(field, step)
     return Mesh(mesh.vertices + low - 2 * step, mesh.faces)
 
 
-def _zero_level(field: np.ndarray, step: float) -> Mesh:
-    """The largest closed piece of a field's zero level, faces counter-clockwise from outside, as finely as it goes."""
+def _zero_level(field: np.ndarray, step: float) -> tuple[Mesh, np.ndarray]:
+    """The largest closed piece of a field's zero level, faces counter-clockwise from outside, as finely as it goes; and
+    the cells that are solid as smoothly as that."""
     for blur in (0.6, 1.0, 1.5):
-        vertices, faces, _, _ = marching_cubes(ndimage.gaussian_filter(field, blur), 0.0, spacing=(step,) * 3)
+        smooth = ndimage.gaussian_filter(field, blur)
+        vertices, faces, _, _ = marching_cubes(smooth, 0.0, spacing=(step,) * 3)
         mesh = _largest_piece(Mesh(vertices, faces.astype(np.int32)))
         if is_closed_manifold(mesh.faces):
             break
@@ -155,7 +157,7 @@ def _zero_level(field: np.ndarray, step: float) -> Mesh:
     a, b, c = (mesh.vertices[mesh.faces[:, k]] for k in range(3))
     if np.einsum("ni,ni->", a, np.cross(b, c)) < 0:
         mesh = Mesh(mesh.vertices, np.ascontiguousarray(mesh.faces[:, ::-1]))
-    return mesh
+    return mesh, smooth > 0
 
 
 def tunnels(mesh: Mesh) -> int:
@@ -163,23 +165,23 @@ def tunnels(mesh: Mesh) -> int:
     return 1 - (len(mesh.vertices) - len(edges(mesh.faces)) + len(mesh.faces)) // 2
 
 
-def _bridged(field: np.ndarray, inside: float, radius: float) -> np.ndarray:
-    """The field with tunnels closed that a ball of this radius (cells) does not pass.
+def _plugs(solid: np.ndarray, radius: float) -> np.ndarray:
+    """Cells (X, Y, Z) to fill so that tunnels are closed that a ball of this radius (cells) does not pass.
 
-    Ragged masks of hair and collars drill them. A mesh cannot lie in a tunnel that is narrower than its edges: its
-    faces fold there, whatever is done to them. Clefts that are no tunnels stay open.
+    solid: (X, Y, Z) bool, as the mesh has it: smoothing drills tunnels through thin walls, and ragged masks of hair and
+    collars drill others. A mesh cannot lie in a tunnel that is narrower than its edges: its faces fold there, whatever
+    is done to them. Clefts that are no tunnels stay open.
     """
-    solid = field > 0
     grown = ndimage.distance_transform_edt(~solid) <= radius
     label, _ = ndimage.label((ndimage.distance_transform_edt(grown) > radius) & ~solid, np.ones((3, 3, 3)))
-    field = field.copy()
+    plugs = np.zeros_like(solid)
     for number, box in enumerate(ndimage.find_objects(label), 1):
         around = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
         plug = label[around] == number
         # Cells that meet at an edge alone may or may not be joined by the mesh: a tunnel counts either way.
         if any(euler_number(solid[around] | plug, n) > euler_number(solid[around], n) for n in (1, 3)):
-            field[around][plug] = inside
-    return field
+            plugs[around] |= plug
+    return plugs
 
 
 def _largest_piece(mesh: Mesh) -> Mesh:

@@ -16,7 +16,7 @@ from fusion_server.surface.observation import Look
 from fusion_server.surface.photometric import Positions, agreed
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
-from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
+from fusion_server.surface.solve import Shape, System, Topology, even_layout, less_folded, relaxed, unfolded
 
 _DISAGREEMENT = 1.0  # a fused normal's error over the spread of its votes: errors that views share do not show in it
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
@@ -113,7 +113,7 @@ def refine(
     if rest is None:
         vertices = unfolded(vertices, topology)
     else:  # the tracker leads back what is left
-        vertices = rest.carried(unfolded(vertices, topology, rounds=_UNFOLDED), topology)
+        vertices = rest.carried(less_folded(vertices, topology, _UNFOLDED), topology)
     clock.lap("solve")
     return vertices, held
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from geometry.mesh import edges
 
+_ROUNDS = 48  # of smoothing folds, at most
 _PATIENCE = 8  # rounds of smoothing a fold before its surroundings are taken one ring wider
 
 
@@ -157,24 +158,47 @@ def even_layout(topology: Topology) -> np.ndarray:
     return np.repeat(1 / np.maximum(count, 1), count)
 
 
-def unfolded(vertices: np.ndarray, topology: Topology, cosine: float = 0.0, rounds: int = 48) -> np.ndarray:
+def unfolded(vertices: np.ndarray, topology: Topology, cosine: float = 0.0) -> np.ndarray:
     """Vertices (P, 3) with the surroundings of folded faces smoothed until none is left; see ``Shape.folded``.
 
     A fold keeps itself: its faces are hidden or seen from behind, so no pixel votes for them. Smoothing it away gives
-    them back to the views. What one ring of neighbours does not untangle, a wider one does.  # P,3
+    them back to the views. What one ring of neighbours does not untangle, a wider one does. Where none does, as in a
+    tunnel that is too narrow for the faces, the surface stays as it was when the fewest were folded: smoothed on, a
+    whole shoulder would be drawn together.  # P,3
     """
-    for n in range(rounds):
+    best, fewest = vertices, len(topology.faces) + 1
+    for n in range(_ROUNDS + 1):
         shape = Shape.of(vertices, topology)
         folded = shape.folded(topology, cosine)
+        count = int(folded.sum())
+        if count < fewest:
+            best, fewest = shape.vertices, count
+        if count == 0:
+            break
+        vertices = _smoothed_there(shape.vertices, topology, folded, n // _PATIENCE)
+    return best
+
+
+def less_folded(vertices: np.ndarray, topology: Topology, rounds: int) -> np.ndarray:
+    """The same for a track, in a few rounds: what they leave is not of its making.  # P,3"""
+    for _ in range(rounds):
+        shape = Shape.of(vertices, topology)
+        folded = shape.folded(topology)
         if not folded.any():
-            return vertices
-        marked = np.zeros(len(vertices), np.bool_)
-        marked[topology.faces[folded]] = True
-        for _ in range(n // _PATIENCE):
-            marked[topology.edges[marked[topology.edges].any(1)]] = True
-        vertices = shape.vertices.copy()
-        _smooth_marked(shape.vertices, topology.start, topology.neighbour, marked, vertices)
+            break
+        vertices = _smoothed_there(shape.vertices, topology, folded, 0)
     return vertices
+
+
+def _smoothed_there(vertices: np.ndarray, topology: Topology, folded: np.ndarray, rings: int) -> np.ndarray:
+    """Vertices (P, 3) smoothed at and beside the folded faces (F,), and so many rings around.  # P,3"""
+    marked = np.zeros(len(vertices), np.bool_)
+    marked[topology.faces[folded]] = True
+    for _ in range(rings):
+        marked[topology.edges[marked[topology.edges].any(1)]] = True
+    out = vertices.copy()
+    _smooth_marked(vertices, topology.start, topology.neighbour, marked, out)
+    return out
 
 
 @numba.njit(cache=True, nogil=True)

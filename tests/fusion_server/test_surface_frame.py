@@ -24,7 +24,7 @@ from fusion_server.surface.refine import Clock
 from fusion_server.surface.rest import _SWEEPS, _spread
 from fusion_server.surface.rigid import rigid_step
 from fusion_server.surface.silhouette import silhouettes
-from fusion_server.surface.solve import Shape, Topology, even_layout, relaxed, unfolded
+from fusion_server.surface.solve import Shape, Topology, even_layout, less_folded, relaxed
 from fusion_server.surface.warm import Frame, warm
 from geometry.align import rigid_motion
 from geometry.device import Lane, Library
@@ -207,7 +207,7 @@ def test_a_pose_is_relaxed_and_unfolded_as_on_the_cpu(kernels, rasterizer, track
     np.testing.assert_array_equal(numpy(b["folded"]) != 0, folded)
     assert numpy(frame.outbox["inverted"])[0] == folded.sum() > 10
     lib("unfold", x, b["folded"], mesh.start, mesh.neighbour, *mesh.around[:2], count, b["marked"], out)
-    np.testing.assert_allclose(numpy(out), unfolded(rough, topology, rounds=1), atol=1e-15)
+    np.testing.assert_allclose(numpy(out), less_folded(rough, topology, rounds=1), atol=1e-15)
 
 
 def test_levels_keep_the_order_of_a_sweep(kernels):

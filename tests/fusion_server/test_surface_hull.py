@@ -210,6 +210,17 @@ def test_a_tunnel_too_narrow_for_a_mesh_is_closed(radius, left):
     assert tunnels(mesh) == left
 
 
+def test_a_wall_that_smoothing_would_pierce_is_no_tunnel():
+    """Two dents from either side of a slab, and between them one cell that is barely inside."""
+    x, y, z = np.mgrid[:40, :40, :20].astype(np.float32)
+    slab = np.minimum(np.minimum(17 - np.abs(x - 19.5), 17 - np.abs(y - 19.5)), 5 - np.abs(z - 9.5))
+    field = np.minimum(slab, np.maximum(np.hypot(x - 19.3, y - 16.2) - 2.5, 0.3 - np.abs(z - 10)))
+    assert field[19, 16, 10] > 0 > field[19, 16, 9]
+    mesh = closed_surface(field, np.zeros(3), 1.0)
+    assert is_closed_manifold(mesh.faces)
+    assert tunnels(mesh) == 0
+
+
 def test_a_cleft_beside_a_tunnel_stays_open():
     inside = np.array([[19.5, 28.0, 13.0]])
     mesh = closed_surface(slab(2.0, cleft=4), np.zeros(3), 1.0)

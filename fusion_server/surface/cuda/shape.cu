@@ -1,4 +1,4 @@
-// A pose and its moves: the twins of Shape.of, Shape.folded, relaxed and unfolded in fusion_server/surface/solve.py. What
+// A pose and its moves: the twins of Shape.of, Shape.folded, relaxed and less_folded in fusion_server/surface/solve.py. What
 // there is added face by face or edge by edge, here each vertex gathers in the same order, so sums are the same.
 #include "kernel.h"
 
