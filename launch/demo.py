@@ -28,6 +28,7 @@ from protocol.rig import CameraConfig, Rig, ServerConfig, load_rig, save_rig
 START = 600.0  # seconds the server may take to start: on a new machine it compiles for minutes
 FIRST_MESH = 60.0  # seconds from then to the first mesh
 PREVIEW_PORT = 8080
+BUFFERS = 8  # pictures that wait in a simulated camera, as in a real one's driver: all processes share a few cores
 EVALUATED = 60  # meshes of a take that are measured, evenly spread
 
 
@@ -91,7 +92,7 @@ def _write_rig(path: Path, capture: CaptureFolder, demo: Demo) -> Rig:
         fps=capture.fps,
         server=ServerConfig(data_port=data, control_port=control, preview_port=preview, takes=demo.out.resolve()),
         cameras=tuple(
-            CameraConfig(id=name, node=f"node{i}", driver="replay", options={"capture": str(root)})
+            CameraConfig(id=name, node=f"node{i}", driver="replay", options={"capture": str(root), "buffers": BUFFERS})
             for i, name in enumerate(capture.calibration.select(demo.cameras).names)
         ),
     )

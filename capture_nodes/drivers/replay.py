@@ -29,6 +29,7 @@ class ReplayOptions:
     loop: bool = True
     start: float = limited(0.0, 0, 1e11)  # Unix seconds at which the first picture shows
     cache_mb: float = limited(64.0, 0, 65_536)
+    buffers: int = limited(0, 0, 1000)  # pictures that wait for a node that is late, as in a camera's driver
 
 
 class ReplayDriver(Driver):
@@ -59,7 +60,9 @@ class ReplayDriver(Driver):
             raise options_error(camera, rig, key, f"{self._folder.root} has no camera {self._camera!r}; it has {names}")
         fps = options.fps or rig.fps
         count = None if options.loop else len(self._folder.frames)
-        self._schedule = Schedule(fps, round(options.start * fps), count, now_ns=now_ns, sleep=sleep)
+        self._schedule = Schedule(
+            fps, round(options.start * fps), count, buffers=options.buffers, now_ns=now_ns, sleep=sleep
+        )
         self._pictures: dict[str, tuple[bytes, int, int]] = {}
         self._room = int(options.cache_mb * 2**20)
 
@@ -67,7 +70,7 @@ class ReplayDriver(Driver):
         """Nothing to do: the folder was opened when this was made, and the schedule is the clock's."""
 
     def next_frame(self, timeout_s: float) -> Captured | None:
-        """The picture whose time it is; pictures whose time passed are skipped and counted in ``missed``.
+        """The picture whose time it is, or the oldest that waits; the others before it are counted in ``missed``.
 
         Raises DriverError when the picture cannot be read.
         """

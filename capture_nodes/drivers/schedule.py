@@ -12,7 +12,8 @@ _STEPPED_BACK_S = 1.0  # a clock set back by more than this is a new schedule, n
 class Schedule:
     """Triggers are the wall clock in frames: trigger ``n`` is due at Unix time ``n / fps``.
 
-    With ``count`` the schedule ends after so many from ``first`` on. The clock and the sleep are handed in.
+    With ``count`` the schedule ends after so many from ``first`` on. Who comes late still gets the last ``buffers``
+    triggers before the present one. The clock and the sleep are handed in.
     """
 
     def __init__(
@@ -21,6 +22,7 @@ class Schedule:
         first: int = 0,
         count: int | None = None,
         *,
+        buffers: int = 0,
         now_ns: Callable[[], int] = time.time_ns,
         sleep: Callable[[float], object] = time.sleep,
     ):
@@ -29,6 +31,7 @@ class Schedule:
         self.missed = 0  # triggers whose time passed unused
         self.finished = False
         self._last = None if count is None else first + count - 1
+        self._buffers = buffers
         self._next: int | None = None  # trigger to be used next
         self._now_ns, self._sleep = now_ns, sleep
 
@@ -43,8 +46,9 @@ class Schedule:
             self._next = upcoming
         if current > self._next:
             newest = current if self._last is None else min(current, self._last + 1)
-            self.missed += newest - self._next
-            self._next = newest
+            oldest = max(self._next, newest - self._buffers)
+            self.missed += oldest - self._next
+            self._next = oldest
         if self._last is not None and self._next > self._last:
             self.finished = True
             return None

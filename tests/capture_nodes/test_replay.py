@@ -109,6 +109,17 @@ def test_who_is_late_gets_the_present_picture_and_the_skipped_are_counted(play, 
     assert driver.missed == 4
 
 
+@pytest.mark.parametrize(("late", "missed"), [(0.9, 0), (5.5, 0), (6.5, 1), (50.5, 45)])
+def test_who_is_late_gets_what_waits_in_the_buffers(play, clock, late, missed):
+    driver = play(buffers=4)
+    before = take(driver, 3)[-1]
+    clock.ns += round(late * PERIOD * 1e9)
+    after = take(driver, 8)
+    assert [p.trigger for p in after] == list(range(before.trigger + 1 + missed, before.trigger + 9 + missed))
+    assert driver.missed == missed
+    assert all(p.node_ns == pytest.approx(p.trigger * PERIOD * 1e9, abs=1000) for p in after)
+
+
 def test_a_clock_set_back_starts_a_new_schedule(play, clock):
     driver = play()
     take(driver, 3)
