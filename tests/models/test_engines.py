@@ -12,6 +12,7 @@ from models.engines import ENGINES, EngineUnavailable, make_engine, usual_size, 
 from models.engines.parity import parity
 from models.engines.torch import TorchEngine
 from models.evaluation import normal_errors
+from models.held_out import make_held_out
 from models.weights import SHIPPED, load_network, save_weights, weights_digest, weights_path
 from protocol.errors import HeadstreamError
 
@@ -103,16 +104,24 @@ def test_parity_notices_other_weights(weights):
     assert parity(engine).mean_deg > 5
 
 
+@pytest.fixture(scope="module")
+def people():
+    """Scenes of a kind that the network knows. On a ball of noise it knows nothing (kappa 4), and other weights
+    make rounding cost 0.2 degrees there or 1.9."""
+    scenes = [make_held_out(0, index, views=3, size=128) for index in (1, 3, 5)]
+    assert {scene.kind for scene in scenes} == {"person"}
+    return scenes
+
+
 @pytest.mark.parametrize("name", (*ENGINES, FIXED))
-def test_bf16_stays_near_f32_with_the_shipped_weights(name):
-    cameras = ring(2, 128)
-    images, _, mask = ball(cameras, 0.2, np.random.default_rng(0))
-    exact = make_engine("torch", views=2, size=128, precision="f32", threads=1).predict(images, cameras)
-    engine = made(name, None, 2, 128, "bf16")
-    got = engine.predict(images, cameras)
-    assert normal_errors(got.normal, exact.normal, mask).mean < 0.5
-    assert np.abs(got.mask - exact.mask).mean() < 0.02
+def test_bf16_stays_near_f32_with_the_shipped_weights(name, people):
+    exact = make_engine("torch", views=3, size=128, precision="f32", threads=1)
+    engine = made(name, None, 3, 128, "bf16")
     assert "bf16" in engine.describe()
+    for scene in people:
+        ours, theirs = (each.predict(scene.image, scene.cameras) for each in (engine, exact))
+        assert normal_errors(ours.normal, theirs.normal, scene.mask).mean < 0.4
+        assert np.abs(ours.mask - theirs.mask).mean() < 0.02
 
 
 def test_order_of_the_views_does_not_matter(engine, scene):
