@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from fusion_server.surface.solve import Shape, Topology
+from fusion_server.surface.solve import Shape, Topology, widened
 from geometry.align import rigid_motion
 
 _ROUNDS = 32  # of leading folds back to the pose
@@ -94,15 +94,6 @@ def _patches(marked: np.ndarray, topology: Topology) -> list[np.ndarray]:
     graph = sparse.coo_matrix((np.ones(inner.sum(), np.bool_), (own[i[inner]], own[j[inner]])), (len(members),) * 2)
     count, label = connected_components(graph, directed=False)
     return [members[label == number] for number in range(count)]
-
-
-def widened(marked: np.ndarray, topology: Topology) -> np.ndarray:
-    """The marked vertices (P,) bool and their neighbours.  # P bool"""
-    out = marked.copy()
-    i, j = topology.edges.T
-    touched = marked[i] | marked[j]
-    out[i[touched]] = out[j[touched]] = True
-    return out
 
 
 @numba.njit(cache=True, nogil=True)

@@ -190,12 +190,21 @@ def less_folded(vertices: np.ndarray, topology: Topology, rounds: int) -> np.nda
     return vertices
 
 
+def widened(marked: np.ndarray, topology: Topology) -> np.ndarray:
+    """The marked vertices (P,) bool and their neighbours.  # P bool"""
+    out = marked.copy()
+    i, j = topology.edges.T
+    touched = marked[i] | marked[j]
+    out[i[touched]] = out[j[touched]] = True
+    return out
+
+
 def _smoothed_there(vertices: np.ndarray, topology: Topology, folded: np.ndarray, rings: int) -> np.ndarray:
     """Vertices (P, 3) smoothed at and beside the folded faces (F,), and so many rings around.  # P,3"""
     marked = np.zeros(len(vertices), np.bool_)
     marked[topology.faces[folded]] = True
     for _ in range(rings):
-        marked[topology.edges[marked[topology.edges].any(1)]] = True
+        marked = widened(marked, topology)
     out = vertices.copy()
     _smooth_marked(vertices, topology.start, topology.neighbour, marked, out)
     return out

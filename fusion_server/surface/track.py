@@ -13,9 +13,9 @@ from fusion_server.surface.keyframe import fitted, make_keyframe, unwrap
 from fusion_server.surface.observation import look
 from fusion_server.surface.quality import check, judged
 from fusion_server.surface.refine import Clock, Step, hidden, measured_bias
-from fusion_server.surface.rest import Rest, widened
+from fusion_server.surface.rest import Rest
 from fusion_server.surface.rigid import follow_rigid, rigid_step
-from fusion_server.surface.solve import Shape, Topology
+from fusion_server.surface.solve import Shape, Topology, widened
 from fusion_server.surface.steady import Steady, steadied
 from fusion_server.surface.stuck import Repeats
 from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm, without_folds

@@ -76,6 +76,15 @@ def test_a_hole_that_is_no_pin_hole_stays():
     assert clean_mask(mask)[62, 64] < 0.5
 
 
+def test_only_what_is_small_beside_the_subject_and_enclosed_is_a_pin_hole():
+    mask = disc(30)
+    mask[60:70, 60:70] = 0  # 3.5 % of the subject, 0.6 % of the picture
+    assert clean_mask(mask)[64, 64] == 0
+    cut = np.ones((128, 128), np.float32)
+    cut[40:44, :3] = 0  # background that the border cuts off
+    np.testing.assert_array_equal(clean_mask(cut), cut)
+
+
 @pytest.mark.parametrize("mask", [np.zeros((64, 64)), np.full((64, 64), 0.4), np.eye(64) * 0])
 def test_an_empty_mask_is_blind(mask):
     assert clean_mask(mask.astype(np.float32)) is None

@@ -14,12 +14,13 @@ from fusion_server.surface import SurfaceSettings
 from fusion_server.surface.bias import Bias
 from fusion_server.surface.contour import add_contours, contour_rows
 from fusion_server.surface.density import edge_lengths
+from fusion_server.surface.maps import MOST, stacked
 from fusion_server.surface.observation import look, observe
-from fusion_server.surface.photometric import photometric_positions
+from fusion_server.surface.photometric import photometric_positions, pictures
 from fusion_server.surface.refine import Clock, Step, measured_bias, refine, sigma_normal
-from fusion_server.surface.rest import Rest, widened
+from fusion_server.surface.rest import Rest, _patches
 from fusion_server.surface.rigid import follow_rigid, rigid_step
-from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded
+from fusion_server.surface.solve import Shape, System, Topology, even_layout, relaxed, unfolded, widened
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh, face_normals, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
@@ -186,6 +187,49 @@ def test_a_fold_is_smoothed_away_and_the_rest_left_alone():
     far = np.linalg.norm(sphere.vertices - sphere.vertices[100], axis=1) > 0.8
     np.testing.assert_array_equal(flat[far], vertices[far])
     assert unfolded(sphere.vertices, topology) is sphere.vertices
+
+
+def test_a_ring_wider_is_a_vertex_and_its_neighbours():
+    sphere = icosphere(2)
+    topology = Topology.of(sphere.faces, len(sphere.vertices))
+    for vertex in (0, 50, len(sphere.vertices) - 1):
+        around = topology.neighbour[topology.start[vertex] : topology.start[vertex + 1]]
+        found = widened(np.arange(len(sphere.vertices)) == vertex, topology)
+        assert set(np.flatnonzero(found)) == {vertex, *around.tolist()}
+
+
+def test_marked_vertices_fall_into_what_hangs_together():
+    sphere = icosphere(3)
+    topology = Topology.of(sphere.faces, len(sphere.vertices))
+    caps = [np.flatnonzero(side * sphere.vertices[:, 2] > 0.9) for side in (1, -1)]
+    marked = np.zeros(len(sphere.vertices), np.bool_)
+    marked[np.concatenate(caps)] = True
+    found = sorted(_patches(marked, topology), key=lambda patch: -sphere.vertices[patch[0], 2])
+    assert len(found) == 2
+    for patch, cap in zip(found, caps, strict=True):
+        np.testing.assert_array_equal(patch, cap)
+
+
+def test_trust_has_mean_one_over_the_masks_and_an_end():
+    views = views_of(icosphere(2), skin(2), CAMERAS[:2])
+    inside = np.stack([view.mask > 0.5 for view in views])
+    for view in views:
+        view.confidence[...] = 2.0
+    inside[0, 5, 5], views[0].confidence[5, 5] = False, 1e4
+    trust = stacked(views, inside)[1]
+    assert trust[inside].mean() == pytest.approx(1) and trust[0, 5, 5] == MOST
+    for view in views:
+        view.confidence[...] = 0.0
+    assert (stacked(views, inside)[1] == 1).all()
+
+
+def test_a_smaller_picture_has_nothing_beyond_its_border(monkeypatch):
+    views = views_of(icosphere(2), skin(2), CAMERAS[:2], fine=2)
+    small = replace(views[1], image=np.full((60, 70), 200, np.uint8))
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 7, dtype))  # memory is seldom clean
+    grey = pictures([views[0], small], np.zeros(3)).grey
+    assert grey[1, :60, :70].min() > 190
+    assert not grey[1, 60:].any() and not grey[1, :, 70:].any()
 
 
 def test_what_no_smoothing_unfolds_is_not_drawn_together():

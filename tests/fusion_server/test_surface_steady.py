@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from surface_scene import blob, turned
 
-from fusion_server.surface.steady import steadied
+from fusion_server.surface.steady import _TREND, steadied
 from geometry.align import rigid_motion
 
 NOISE = 0.1e-3
@@ -99,6 +99,14 @@ def test_a_shout_in_three_frames_arrives():
     error = np.linalg.norm(out - np.stack(frames), axis=2).max(1)
     assert error[15:18].max() < 2.5e-3
     assert error[18:].max() < 1e-3
+
+
+def test_a_turn_drifts_by_as_much_as_its_vertices_move():
+    mesh = blob(3)
+    turn = turned(mesh, 1.0).vertices
+    drift = steadied(steadied(None, mesh.vertices), turn).drift
+    reach = np.sqrt(((mesh.vertices - mesh.vertices.mean(0)) ** 2).sum(1).mean())
+    assert np.linalg.norm(drift[3:]) == pytest.approx(_TREND * np.radians(1.0) * reach, rel=1e-3)
 
 
 def test_another_topology_starts_anew():

@@ -214,6 +214,13 @@ def still_and_shifted():
     return out
 
 
+def test_a_state_to_keep_has_no_look():
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    tracker.update(observed(subject(0)))
+    tracker.update(observed(subject(0)))
+    assert tracker._track.seen is not None and tracker.state()[0].seen is None
+
+
 def test_a_look_at_what_was_just_seen_is_not_taken_again(still_and_shifted):
     (kept, anew), (ours, theirs) = still_and_shifted["still"]
     assert kept == anew - 1

@@ -77,7 +77,7 @@ def test_barycentrics_are_perspective_correct(engine):
 
 @pytest.mark.parametrize("away", [(), (0, 1), (2, 3), (0, 1, 2, 3)])
 def test_the_nearer_face_wins_whatever_the_order_and_wherever_faces_look(engine, away):
-    near = Mesh(square().vertices + (-0.5, -0.5, 0.5), square().faces)
+    near = Mesh(0.5 * square().vertices + (-0.25, -0.25, 0.5), square().faces)  # all of it before the other
     vertices = np.vstack([near.vertices, square().vertices + (-0.5, -0.5, 0.0)])
     faces = np.vstack([near.faces, near.faces + 4])
     faces[list(away)] = faces[list(away), ::-1]
