@@ -1,13 +1,15 @@
 """A whole take against its truth: millimetres of error, drift, jitter and milliseconds a stage.
 
     python -m benchmarks surface CAPTURE [--frames N] [--stride N] [--vertices N] [--size N] [--every N] [--case NAME]
-                                         [--fault NAME]
+                                         [--fault NAME] [--no-skin]
 
 Normals and masks are the capture's own truth, once as they are and once with errors like those of a small network
 (7 degrees smooth and 3 degrees of noise, outlines off by a pixel), so that what is measured is the surface alone, where
 two cameras see it. Normals that a capture lacks are rendered from its mesh. Frames without truth are left out. A
 capture of one frame is played again and again; its warm frames then show whether a still surface stays where it is.
-Jitter is that of the first frame played again and again, errors drawn anew each time: root mean square along normals.
+"Slid" is how far vertices are from the points of the true skin at which the keyframe had them: distances to a surface
+do not notice what goes along it. Jitter is that of the first frame played again and again, errors drawn anew each time:
+root mean square along normals.
 
 With --stride N only every so manieth frame is played: everything moves N times as fast.
 Faults begin after a third of the frames and last a third: "lost" takes two cameras away, "frozen" repeats one camera's
@@ -32,7 +34,7 @@ from fusion_server.memory import keep_freed_memory
 from fusion_server.surface import Quality, SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from geometry.align import rigid_motion
 from geometry.cameras import crop_image, cropped, undistort, without_distortion
-from geometry.measure import DistanceSummary, SurfaceIndex, sample_surface
+from geometry.measure import Attached, DistanceSummary, SurfaceIndex, sample_surface
 from geometry.mesh import Mesh, read_ply, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.visibility import seen_part
@@ -42,6 +44,7 @@ from protocol.errors import HeadstreamError
 SMOOTH, WHITE, OUTLINE = 7.0, 3.0, 1.0  # degrees, degrees, pixels
 SAMPLES = 20_000
 SETTLE, STILL = 5, 12  # frames of a still head: before it is measured, and measured
+NAILED = 2e-3  # metres from the truth: vertices that a keyframe has nearer are followed on the skin
 SEEN_BY = 2  # cameras: what fewer see is closed by guess
 
 
@@ -139,7 +142,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class Played:
     """One frame of a take: what is known of what came out, how far it is from the truth (None where it was not
-    measured), and the memory in use, MB."""
+    measured), how far vertices have slid, and the memory in use, MB."""
 
     kind: str
     quality: Quality
@@ -147,6 +150,7 @@ class Played:
     memory: float
     there: DistanceSummary | None
     back: DistanceSummary | None
+    slid: DistanceSummary | None
 
 
 def play(
@@ -166,6 +170,7 @@ def play(
     if not usable:
         raise HeadstreamError(f"{capture.root}: no frame has its mesh and masks beside it to compare with")
     last: list[View] = []
+    nails: Attached | None = None
     for n in range(frames):
         frame = usable[n % len(usable)]
         views = truth_views(capture, frame, size)
@@ -177,8 +182,18 @@ def play(
         last = views
         surface = tracker.update(views)
         measured = n < 2 or n % (3 if n <= 30 or n >= frames - 30 else every) == 0
-        apart = errors(surface, read_ply(capture.mesh(frame)), seen_by) if measured else (None, None)
+        truth = read_ply(capture.mesh(frame))
+        if surface.kind == "keyframe":
+            nails = Attached.of(surface.vertices, truth, NAILED)
+        apart = (*errors(surface, truth, seen_by), slid(surface, truth, nails)) if measured else (None, None, None)
         yield Played(surface.kind, surface.quality, surface.seconds, resident(), *apart)
+
+
+def slid(surface: SurfaceFrame, truth: Mesh, nails: Attached | None) -> DistanceSummary | None:
+    """How far vertices are from the points of the skin that they were at in the keyframe, where the truth knows."""
+    if nails is None or not len(nails.points) or not np.array_equal(nails.faces, truth.faces):
+        return None
+    return DistanceSummary.of(nails.away(surface.vertices, truth.vertices))
 
 
 def faulty(views: list[View], last: list[View], fault: str) -> list[View]:
@@ -243,13 +258,24 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=10, help="measure each so manieth frame between first and last 30")
     parser.add_argument("--case", choices=[case.name for case in CASES], help="only this one")
     parser.add_argument("--fault", choices=["lost", "frozen", "turned"], help="what goes wrong for a third of the take")
+    parser.add_argument("--no-skin", action="store_true", help="let vertices slide along the surface")
     options = parser.parse_args()
-    settings = SurfaceSettings(vertices=options.vertices, uv=False)
+    settings = SurfaceSettings(vertices=options.vertices, uv=False, skin=not options.no_skin)
     console = Console(width=200)
     console.print(machine())
     keep_freed_memory()  # as everything does that makes meshes
     accuracy = Table(title=f"{options.capture}: millimetres, median / 95 %")
-    for column in ("normals", "frames", "surface to truth", "truth to surface", "IoU", "inverted", "jitter", "flags"):
+    for column in (
+        "normals",
+        "frames",
+        "surface to truth",
+        "truth to surface",
+        "slid",
+        "IoU",
+        "inverted",
+        "jitter",
+        "flags",
+    ):
         accuracy.add_column(column)
     timing = Table(title="milliseconds (medians)")
     stages: list[str] = []
@@ -307,6 +333,8 @@ def _spans(played: list[Played], fault: bool) -> dict[str, list[Played]]:
 
 def _accuracy(chosen: list[Played], shake: float | None) -> tuple[str, ...]:
     def pair(summaries: list[DistanceSummary]) -> str:
+        if not summaries:
+            return ""
         median, p95 = (np.median([getattr(s, name) for s in summaries]) * 1e3 for name in ("median", "p95"))
         return f"{median:.3f} / {p95:.2f}"
 
@@ -317,6 +345,7 @@ def _accuracy(chosen: list[Played], shake: float | None) -> tuple[str, ...]:
     return (
         pair([each.there for each in chosen if each.there]),
         pair([each.back for each in chosen if each.back]),
+        pair([each.slid for each in chosen if each.slid]),
         f"{np.median([each.quality.silhouette_iou for each in chosen]):.3f}",
         f"{max(each.quality.inverted for each in chosen)}",
         "" if shake is None else f"{1e3 * shake:.3f}",

@@ -72,6 +72,34 @@ class SurfaceIndex:
         return near, distance, self._faces[slot]
 
 
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """Points of one surface, nailed to another whose topology stays: where they are when they move as that one does.
+
+    Distances to a surface do not notice points that slide along it; distances to where a point was nailed do.
+    """
+
+    points: np.ndarray  # numbers of those that were near enough to be nailed
+    faces: np.ndarray  # F,3 of the other surface
+    face: np.ndarray  # n
+    weights: np.ndarray  # n,3 of that face's corners
+
+    @classmethod
+    def of(cls, points: np.ndarray, mesh: Mesh, within: float) -> Attached:
+        """Nail the points (N, 3) that are nearer than ``within`` metres to a mesh."""
+        near, distance, face = SurfaceIndex(mesh).closest(points)
+        chosen = np.flatnonzero(distance < within)
+        a, b, c = mesh.vertices[mesh.faces[face[chosen]]].transpose(1, 0, 2).astype(np.float64)
+        basis = np.stack([b - a, c - a], -1)  # n,3,2
+        share = (np.linalg.pinv(basis) @ (near[chosen] - a)[..., None])[..., 0]
+        return cls(chosen, mesh.faces, face[chosen], np.c_[1 - share.sum(1), share])
+
+    def away(self, points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+        """How far the nailed ones of the points (N, 3) are from their nails on that surface (P, 3) now, metres.  # n"""
+        nails = at_places(vertices, self.faces, self.face, self.weights)
+        return np.linalg.norm(points[self.points] - nails, axis=1)
+
+
 def point_to_mesh(points: np.ndarray, mesh: Mesh) -> np.ndarray:
     """Exact distance of each point (N, 3) to the surface, metres. To ask twice, keep a ``SurfaceIndex``.  # N"""
     return SurfaceIndex(mesh).distances(points)

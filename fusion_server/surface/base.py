@@ -97,6 +97,7 @@ class SurfaceSettings:
     keyframe_iterations: at full resolution. photometric: whether pictures are compared. polish: iterations more that a
     keyframe gets on pictures of each size, from the usual to the finest, in which normals tell relief alone. The sigmas
     are the best case; each frame raises them to what its views disagree by.
+    skin: whether vertices follow what they look like along the surface; it takes ``photometric``, and kernels that can.
     hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas. steady:
     whether what is handed out is filtered against jitter (the track itself never is).
     """
@@ -106,6 +107,7 @@ class SurfaceSettings:
     keyframe_iterations: int = 12
     polish: int = 0
     photometric: bool = True
+    skin: bool = True
     sigma_normal: float = 0.05  # radians
     sigma_silhouette: float = 0.5  # pixels of the maps
     sigma_photometric: float = 0.15e-3  # metres

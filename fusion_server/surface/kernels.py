@@ -34,6 +34,7 @@ class SurfaceKernels(Protocol):
     """An implementation of a frame's heavy steps. For one thread at a time."""
 
     name: str
+    skin: bool  # whether what they keep of pictures is where ``skin`` reads it
 
     def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[Any, Any]:
         """The views' normals and trust where these kernels read them, inside (V, H, W) the masks (``maps.stacked``)."""
@@ -97,6 +98,7 @@ class CpuKernels:
     """numba, on all cores."""
 
     name = "cpu"
+    skin = True
 
     def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``SurfaceKernels``."""

@@ -178,7 +178,8 @@ def _sample_places(edge: float) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _sees(m, depth, x, y, z, slack):
+def sees(m: np.ndarray, depth: np.ndarray, x: float, y: float, z: float, slack: float) -> bool:
+    """Whether a point is on a map, no more than slack (metres) behind what is drawn there; m (3, 4), depth (H, W)."""
     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
     if w < 0.01:
         return False
@@ -226,7 +227,7 @@ def _sample(
         view = np.full(_SLOTS, -1, np.int8)
         for v in range(matrix.shape[0]):
             cosine = _cosine(face_normals[f], center[v], x, y, z)
-            if cosine > facing[_SLOTS - 1] and _sees(map_matrix[v], depth[v], x, y, z, slack):
+            if cosine > facing[_SLOTS - 1] and sees(map_matrix[v], depth[v], x, y, z, slack):
                 _ranked(facing, view, cosine, v)
         # Over a face, and over the few millimetres of a search, the projection is affine: where the corners are in each
         # picture, and how far they go there when they rise by ``reach``.

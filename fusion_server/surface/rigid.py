@@ -23,7 +23,7 @@ _GATE = 64.0  # of the finest maps' pixels, to either side of an outline
 _SCALES = (40e-3, 10e-3)  # metres: contour residuals beyond it lose weight; on maps of half the size, on the given
 _FAR = 2e-3  # metres: a larger first step is not to be trusted on fine maps
 _NEAR = 1e-3  # metres: a smaller step ends the search on coarse maps
-_STILL = 0.2e-3  # metres: a smaller step ends the search
+STILL = 0.2e-3  # metres: a smaller step ends the search
 _ROUNDING = 1e-6  # metres: a smaller step is none; a larger one is taken, or the mesh would slide over a slow turn
 _FARTHEST = 0.3  # metres: a larger step is no head and ends it too
 
@@ -64,17 +64,19 @@ def follow_rigid(
     rest: np.ndarray,
     rounds: int = 2,
     before: Look | None = None,
-) -> np.ndarray:
-    """Vertices (P, 3) moved rigidly to fit an observation, ``rounds`` steps.  # P,3
+    still: float = STILL,
+) -> tuple[np.ndarray, Look]:
+    """Vertices (P, 3) moved rigidly to fit an observation, ``rounds`` steps, and the last look taken on the way.
 
     Most frames find a head near where it was; only when it has gone far, maps of half the size are asked first, in as
     many steps.
     rest: (6,) the ``rigid_step`` that the last frame's maps wanted of that frame's own surface. Normals and masks never
     fit perfectly, and what they want of a surface at rest is error and no motion: it is subtracted, or the surface
     would creep away from where the pictures hold it. before: the last frame's look at its own surface, see ``look``.
+    still: metres, a smaller step ends the search.
     """
 
-    def moved(vertices: np.ndarray, maps: Observation, coarse: bool) -> tuple[np.ndarray, float]:
+    def moved(vertices: np.ndarray, maps: Observation, coarse: bool) -> tuple[np.ndarray, float, Look]:
         seen = look(vertices, topology, maps, rasterizer, before)
         step = rigid_step(seen, topology, settings, _SCALES[not coarse], _SIGMAS[not coarse])
         step = step if coarse else step - rest
@@ -82,23 +84,23 @@ def follow_rigid(
         there = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]
         way = there - vertices
         largest = float(np.sqrt(np.vecdot(way, way).max()))
-        return (there, largest) if largest < _FARTHEST else (vertices, 0.0)
+        return (there, largest, seen) if largest < _FARTHEST else (vertices, 0.0, seen)
 
-    there, largest = moved(vertices, observation, coarse=False)
+    there, largest, seen = moved(vertices, observation, coarse=False)
     if largest < _ROUNDING:
-        return vertices
+        return vertices, seen
     if largest > _FAR:
         halved = observation.coarser()
         for _ in range(rounds):
-            vertices, largest = moved(vertices, halved, coarse=True)
+            vertices, largest, _ = moved(vertices, halved, coarse=True)
             if largest < _NEAR:
                 break
-        there, largest = moved(vertices, observation, coarse=False)
+        there, largest, seen = moved(vertices, observation, coarse=False)
     for _ in range(rounds - 1):
-        if largest < _STILL:
+        if largest < still:
             break
-        there, largest = moved(there, observation, coarse=False)
-    return there
+        there, largest, seen = moved(there, observation, coarse=False)
+    return there, seen
 
 
 def _rotation(omega: np.ndarray) -> np.ndarray:

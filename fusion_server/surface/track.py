@@ -15,10 +15,11 @@ from fusion_server.surface.quality import check, judged
 from fusion_server.surface.refine import Clock, Step, hidden, measured_bias
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.rigid import follow_rigid, rigid_step
+from fusion_server.surface.skin import Skin
 from fusion_server.surface.solve import Shape, Topology, widened
 from fusion_server.surface.steady import Steady, steadied
 from fusion_server.surface.stuck import Repeats
-from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, refined, warm, without_folds
+from fusion_server.surface.warm import WARM, Frame, Track, Warm, followed, on_skin, refined, warm, without_folds
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
@@ -37,6 +38,7 @@ class SurfaceTracker:
         self._settings = settings
         self._rasterizer = rasterizer
         self._kernels = kernels
+        self._follows_skin = settings.skin and settings.photometric and kernels.skin
         self.reset()
 
     def reset(self) -> None:
@@ -90,10 +92,11 @@ class SurfaceTracker:
     def _recover(self, frame: Frame, track: Track) -> SurfaceFrame:
         """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
         start = track.vertices + (frame.observation.middle - track.middle)
-        start = follow_rigid(
+        start, seen = follow_rigid(
             start, track.topology, frame.coarse, self._rasterizer, self._settings, track.rest, rounds=6
         )
         frame.clock.lap("rigid")
+        start = on_skin(frame, track, start, seen)
         steps = (_WIDE,) * 3 + (WARM,) * 3
         candidate = self._refined(frame, track, start, steps)
         same = track.pose.apart(candidate.track.vertices) < _OTHER
@@ -105,6 +108,7 @@ class SurfaceTracker:
             return self._lost(frame, track, candidate.quality, len(steps))
         start = fitted(track.vertices, track.topology, mesh)
         frame.clock.lap("fit")
+        start = on_skin(frame, track, start, look(start, track.topology, frame.coarse, self._rasterizer))
         candidate = self._refined(frame, track, start, (WARM,) * 4)
         apart = np.percentile(SurfaceIndex(mesh).distances(candidate.track.vertices), 95)
         if not {"lost", "inverted"} & set(candidate.quality.flags) and apart < _FITTED:
@@ -132,7 +136,9 @@ class SurfaceTracker:
         pose = Rest.of(fine.shape, topology, widened(hidden(fine, topology, self._settings), topology))
         bias = measured_bias(fine, topology, WARM, self._settings)
         frame.clock.lap("check")
-        track = Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose, bias)
+        skin = Skin.of(fine, topology) if self._follows_skin else None
+        frame.clock.lap("skin")
+        track = Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose, bias, skin)
         return self._accept(frame, _Candidate(track, quality), "keyframe", iterations, "new topology" if made else "")
 
     def _accept(self, frame: Frame, candidate: _Candidate, kind: str, iterations: int, flag: str = "") -> SurfaceFrame:

@@ -1,4 +1,5 @@
-"""A warm frame: the last frame's surface moved as one piece, refined, and compared with what was observed.
+"""A warm frame: the last frame's surface moved as one piece, then with its skin, refined, and compared with what was
+observed.
 
 ``warm`` asks the kernels for all of it at once and goes step by step where they cannot; a track learns of the frame
 only when the tracker takes what came out.
@@ -19,13 +20,15 @@ from fusion_server.surface.observation import Look, Observation, look, observe
 from fusion_server.surface.quality import Fit, fit_of
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rest import Rest
-from fusion_server.surface.rigid import follow_rigid, rigid_step
+from fusion_server.surface.rigid import STILL, follow_rigid, rigid_step
+from fusion_server.surface.skin import Skin, follow_skin
 from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Rasterizer
 
 WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
 MOVED = Step(gate=20.0, scale=10e-3, relax=0.1, reach=3e-3, halvings=1)
 FAST = 3e-3  # metres from one frame to the next
+LED = 1.5e-3  # metres: what is left of a motion as one piece when the skin leads from there
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,7 @@ class Track:
     reference: Quality  # of the keyframe
     pose: Rest  # of the keyframe
     bias: Bias  # of the keyframe
+    skin: Skin | None  # of the keyframe, where vertices follow it
     seen: Look | None = None  # of these vertices on the last frame's coarse maps, where the kernels tell
 
 
@@ -95,15 +99,26 @@ def warm(frame: Frame, track: Track, rasterizer: Rasterizer, settings: SurfaceSe
     found = frame.kernels.warm(frame, track, rasterizer, settings)
     if found is not None:
         return found
-    vertices = follow_rigid(
-        track.vertices, track.topology, frame.coarse, rasterizer, settings, track.rest, before=track.seen
-    )
+    vertices, seen = follow_rigid(
+        track.vertices, track.topology, frame.coarse, rasterizer, settings, track.rest, before=track.seen,
+        still=STILL if track.skin is None else LED,
+    )  # fmt: skip
     frame.clock.lap("rigid")
     steps = (WARM,) * settings.iterations
     way = vertices - track.vertices
+    vertices = on_skin(frame, track, vertices, seen)
     if np.vecdot(way, way).max() > FAST**2:
         steps = (MOVED, *steps)  # a head that moves this much does not move as one piece
     return refined(frame, track, vertices, steps, rasterizer, settings)
+
+
+def on_skin(frame: Frame, track: Track, vertices: np.ndarray, seen: Look) -> np.ndarray:
+    """Vertices (P, 3) where their skin is, or as they are when the track has none; see ``follow_skin``.  # P,3"""
+    if track.skin is None:
+        return vertices
+    there = follow_skin(vertices, track.skin, seen, frame.observation, track.topology)
+    frame.clock.lap("skin")
+    return there
 
 
 def refined(

@@ -33,7 +33,9 @@ from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.cuda import CudaRasterizer
 
 CAMERAS = ring(6, 96)
-SETTINGS = SurfaceSettings(vertices=800, iterations=2, hull_cells=32, keyframe_iterations=8, uv=False, steady=False)
+SETTINGS = SurfaceSettings(
+    vertices=800, iterations=2, hull_cells=32, keyframe_iterations=8, uv=False, steady=False, skin=False
+)
 
 
 @pytest.fixture(scope="module")

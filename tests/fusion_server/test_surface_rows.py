@@ -452,7 +452,7 @@ def test_the_rigid_motion_of_a_head_is_found(scene, degrees, shift):
     mesh, _, _, topology = scene
     target = turned(mesh, degrees, shift)
     coarse = observe(views_of(target, skin(4), CAMERAS), False).coarser()
-    moved = follow_rigid(mesh.vertices, topology, coarse, RASTERIZER, SETTINGS, np.zeros(6), rounds=4)
+    moved, _ = follow_rigid(mesh.vertices, topology, coarse, RASTERIZER, SETTINGS, np.zeros(6), rounds=4)
     off = np.linalg.norm(moved - target.vertices, axis=1)
     assert np.linalg.norm(mesh.vertices - target.vertices, axis=1).mean() > 8e-3
     assert off.mean() < 0.7e-3
@@ -469,8 +469,8 @@ def test_what_a_surface_at_rest_wants_is_no_motion(scene):
     ]
     observation = observe(tilted, False)
     rest = rigid_step(look(mesh.vertices, topology, observation, RASTERIZER), topology, SETTINGS)
-    creeping = follow_rigid(mesh.vertices, topology, observation, RASTERIZER, SETTINGS, np.zeros(6))
-    still = follow_rigid(mesh.vertices, topology, observation, RASTERIZER, SETTINGS, rest)
+    creeping, _ = follow_rigid(mesh.vertices, topology, observation, RASTERIZER, SETTINGS, np.zeros(6))
+    still, _ = follow_rigid(mesh.vertices, topology, observation, RASTERIZER, SETTINGS, rest)
     assert np.abs(creeping - mesh.vertices).max() > 1e-4
     assert np.abs(still - mesh.vertices).max() < 1e-9
 

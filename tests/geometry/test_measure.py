@@ -7,6 +7,7 @@ import pytest
 from shapes import octahedron_sphere, square, tetrahedron
 
 from geometry.measure import (
+    Attached,
     DistanceSummary,
     SurfaceIndex,
     at_places,
@@ -132,3 +133,17 @@ def test_tiny_angles_keep_their_digits():
     a = np.array([[0, 0, -1]], np.float32)
     b = np.array([[0, 1e-4, -1]], np.float32)
     assert normal_error_degrees(a, b, np.array([True]))[0] == pytest.approx(np.degrees(1e-4), rel=1e-3)
+
+
+def test_nailed_points_notice_what_slides_along_a_surface():
+    """A plane that shifts within itself by 3 mm: no distance to it changes."""
+    grid = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), -1).reshape(-1, 2) * 0.01
+    corner = np.array([[i + 5 * j, i + 1 + 5 * j, i + 5 * (j + 1)] for i in range(4) for j in range(4)])
+    faces = np.concatenate([corner, corner[:, [1, 2, 1]] + np.array([0, 0, 5])])
+    mesh = Mesh(np.c_[grid, np.zeros(25)], faces.astype(np.int32))
+    points = np.array([[0.012, 0.017, 0.0004], [0.031, 0.022, 0.0], [0.02, 0.02, 0.01]])
+    nails = Attached.of(points, mesh, 1e-3)
+    assert list(nails.points) == [0, 1]
+    assert nails.away(points, mesh.vertices) == pytest.approx([0.0004, 0.0], abs=1e-12)
+    assert nails.away(points, mesh.vertices + [0.003, 0, 0]) == pytest.approx([np.hypot(0.003, 0.0004), 0.003])
+    assert nails.away(points + [0.003, 0, 0], mesh.vertices + [0.003, 0, 0]) == pytest.approx([0.0004, 0.0], abs=1e-12)

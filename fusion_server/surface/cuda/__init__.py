@@ -59,6 +59,8 @@ def _on_stream(step: Callable[..., T]) -> Callable[..., T]:
 class CudaKernels:
     """See ``kernels.SurfaceKernels``."""
 
+    skin = False
+
     def __init__(self, device: str = "cuda"):
         """device: "cuda", "cuda:1", or "cpu" for the emulation. Raises HeadstreamError where it is not to be had."""
         self._named = device

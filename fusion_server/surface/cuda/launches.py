@@ -127,7 +127,7 @@ class Launches:
         r, flag, b, x, (_, half, quarter) = rigid, self._flag, self.buffer, self._x, self.levels
         first = b["x1"]
         self._rigid_move(half, first, x, r._ROUNDING)
-        self._run("rigid", "after_first", b["largest"], r._FAR, r._STILL, flag["coarse"], flag["again"], flag["more"])
+        self._run("rigid", "after_first", b["largest"], r._FAR, r.STILL, flag["coarse"], flag["again"], flag["more"])
         with self._only(flag["coarse"]):
             self.halve(half, quarter)
             self._rigid_move(quarter, first, first)
@@ -136,7 +136,7 @@ class Launches:
             self._rigid_move(quarter, first, first)
         with self._only(flag["coarse"]):
             self._rigid_move(half, first, x)
-            self._run("rigid", "after_step", b["largest"], r._STILL, flag["more"])
+            self._run("rigid", "after_step", b["largest"], r.STILL, flag["more"])
         with self._only(flag["more"]):
             self._rigid_move(half, x, x)
         self._run("rigid", "went_far", self._in["start"], x, FAST, self._vertices, flag["moved"], flag["steady"])

@@ -1,0 +1,397 @@
+"""Vertices follow the skin: pictures tell where a point went along the surface, which normals and outlines do not.
+
+A surface that moves along its normals is soon in the right place and no longer of the same points: when a head turns on
+its neck, all that is the same all around slides, and what was shaped like the corner of a nose has to become a cheek.
+So a keyframe keeps what each camera saw at each vertex, and a warm frame looks for it. Pictures are made comparable by
+their surroundings (what is left has mean zero and contrast one), so exposure and slow shading do not matter; each
+vertex says which way along the surface its residual falls (Lucas and Kanade, IJCAI 1981), neighbours are to move alike
+(Horn and Schunck, Artificial Intelligence 1981), and one sparse system answers for all. What is looked for is the
+keyframe and not the last frame: what one frame gets wrong, the next does not inherit.
+
+The system is solved for groups of neighbouring vertices, a tenth as many, and what comes out is spread smoothly: single
+vertices see too little by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numba
+import numpy as np
+
+from fusion_server.surface.each import each
+from fusion_server.surface.observation import Look, Observation
+from fusion_server.surface.photometric import Pictures, sees
+from fusion_server.surface.solve import Topology
+
+_FOOTPRINTS = (3.2e-3, 1.6e-3)  # metres a pixel, about: pictures are halved until they are as coarse
+_ROUNDS = 4  # on each of them, at most
+_NEARLY_ALL = 0.95  # of the groups
+_NEAR = 0.2  # pixels: when they go less far in a round, another is not worth it
+_FAR = 0.5  # pixels: when they go farther, coarser pictures have to lead the way
+_AROUND = 11  # pixels: side of the square whose mean and contrast are taken out
+_QUIET = 2.0  # grey levels of contrast that count as none
+_FACING = 0.45  # cosine to the view; nearer to grazing, neighbours fall on one pixel
+_SLACK = 3e-3  # metres behind what a pixel shows, a vertex is hidden
+_NOISE = 0.7  # of a comparable picture, which has contrast one
+_OUTLIER = 1.5  # times the contrast: half the weight where what is seen is that different from the keyframe
+_ALIKE = 1.2e-3  # metres by which neighbours' motion may differ as soon as one picture's residual may be noise
+_STEPS = 15  # of conjugate gradients
+_SPREADS = 3  # each takes half of the neighbours' mean
+_LONGEST = 8e-3  # metres a group may go in one round
+_HELD = 1e-2  # 1 / m^2: keeps what nobody sees from making the system singular
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Vertices by groups of neighbours.
+
+    of (P,): each one's group. first (G + 1,), member (P,): a group's vertices, row by row. start (G + 1,), neighbour,
+    links: which groups touch, row by row, and over how many edges.
+    """
+
+    of: np.ndarray
+    first: np.ndarray
+    member: np.ndarray
+    start: np.ndarray
+    neighbour: np.ndarray
+    links: np.ndarray
+
+    @classmethod
+    def of_mesh(cls, topology: Topology) -> Groups:
+        """Every vertex with its neighbours, as far as these are not in another group."""
+        group = np.full(len(topology.start) - 1, -1, np.int32)
+        count = _grouped(topology.start, topology.neighbour, group)
+        ends = group[topology.edges].astype(np.int64)
+        ends = ends[ends[:, 0] != ends[:, 1]]
+        key, links = np.unique(np.concatenate([ends @ [count, 1], ends @ [1, count]]), return_counts=True)
+        start = np.searchsorted(key, np.arange(count + 1) * count).astype(np.int32)
+        member = np.argsort(group, kind="stable").astype(np.int32)
+        first = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count))]).astype(np.int32)
+        return cls(group, first, member, start, (key % count).astype(np.int32), links.astype(np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class Skin:
+    """What a keyframe's vertices look like. seen: for each camera, of pictures of each size, the comparable grey level
+    (n, P) float32, NaN where the camera does not show a vertex. mean (n, P): the same of all cameras."""
+
+    seen: dict[str, np.ndarray]
+    mean: np.ndarray
+    groups: Groups
+
+    @classmethod
+    def of(cls, look: Look, topology: Topology) -> Skin:
+        """Remember what the pictures of a look show; it must have pictures."""
+        o, shape = look.observation, look.shape
+        facing = _facing(look)
+        grey = []
+        for footprint in _FOOTPRINTS:
+            pictures = _as_coarse(o, footprint)
+            grey.append(_seen(shape.vertices, facing, _comparable(pictures, o), pictures.rig.matrix))
+        grey = np.stack(grey, 1)  # V,n,P
+        weight = np.where(np.isnan(grey), 0.0, facing[:, None] ** 2)
+        total = weight.sum(0)
+        mean = np.where(total > 0, (weight * np.nan_to_num(grey)).sum(0) / np.maximum(total, 1e-12), np.nan)
+        names = [camera.name for camera in o.cameras]
+        return cls(dict(zip(names, grey, strict=True)), mean.astype(np.float32), Groups.of_mesh(topology))
+
+    def expected(self, names: Sequence[str], size: int) -> np.ndarray:
+        """What these cameras should see on pictures of one size: what they saw, or else what the others did.  # V,P"""
+        mean = self.mean[size]
+        kept = [self.seen[name][size] if name in self.seen else mean for name in names]
+        return np.stack([np.where(np.isnan(own), mean, own) for own in kept])
+
+
+def follow_skin(
+    vertices: np.ndarray, skin: Skin, look: Look, observation: Observation, topology: Topology
+) -> np.ndarray:
+    """Vertices (P, 3) moved along the surface to where the observation's pictures show what the keyframe saw there.
+
+    look: at nearly these vertices, to know which of them each view shows.  # P,3
+    """
+    facing = _facing(look)
+    finest = len(_FOOTPRINTS) - 1
+    there = _followed(vertices, skin, look, observation, topology, facing, finest, _FAR)
+    if there is not None:
+        return there
+    for size in range(len(_FOOTPRINTS)):
+        there = _followed(vertices, skin, look, observation, topology, facing, size)
+        assert there is not None  # no way is too far without a limit
+        vertices = there
+    return vertices
+
+
+def _followed(
+    vertices: np.ndarray,
+    skin: Skin,
+    look: Look,
+    observation: Observation,
+    topology: Topology,
+    facing: np.ndarray,
+    size: int,
+    far: float = np.inf,
+) -> np.ndarray | None:
+    """Vertices (P, 3) after a few rounds on pictures of one size; None when nearly all have more than ``far`` pixels to
+    go at first, and coarser pictures should lead the way."""
+    pictures = _as_coarse(observation, _FOOTPRINTS[size])
+    maps = _comparable(pictures, observation)
+    expected = skin.expected([camera.name for camera in observation.cameras], size)
+    groups = skin.groups
+    for n in range(_ROUNDS):
+        system, right = np.empty((len(groups.start) - 1, 3, 3)), np.empty((len(groups.start) - 1, 3))
+        _gather(
+            vertices, look.shape.normals, facing, maps, pictures.rig.matrix, expected, groups.first, groups.member,
+            system, right,
+        )  # fmt: skip
+        moves = _solved(system, right, groups.start, groups.neighbour, groups.links / _ALIKE**2, _STEPS)
+        way = np.sqrt(np.vecdot(moves, moves))
+        usual = np.quantile(way, _NEARLY_ALL) / pictures.footprint
+        if n == 0 and usual > far:
+            return None
+        move = (moves * np.minimum(1.0, _LONGEST / np.maximum(way, 1e-12))[:, None])[groups.of]
+        for _ in range(_SPREADS):
+            move = _spread(move, topology.start, topology.neighbour)
+        vertices = vertices + move
+        if usual < _NEAR:
+            break
+    return vertices
+
+
+def _as_coarse(observation: Observation, footprint: float) -> Pictures:
+    """The pictures, halved until a pixel covers about so many metres."""
+    pictures = observation.pictures
+    assert pictures is not None
+    while pictures.footprint < footprint / np.sqrt(2):
+        pictures = pictures.coarser
+    return pictures
+
+
+def _comparable(pictures: Pictures, observation: Observation) -> np.ndarray:
+    """Grey levels less the mean around them, over the contrast around them, and their steps to the right and down; NaN
+    off the subject.  # V,h,w,3 float32"""
+    views, height, width = pictures.grey.shape
+    out = np.empty((views, height, width, 3), np.float32)
+
+    def prepare(n: int) -> None:
+        grey = pictures.grey[n]
+        mask = cv2.resize(observation.outlines.inside[n].view(np.uint8), (width, height)).astype(np.float32)
+        own = grey * mask
+        sums = [cv2.boxFilter(part, -1, (_AROUND, _AROUND)) for part in (mask, own, own * grey)]
+        _compared(grey, mask, *sums, out[n])
+
+    each(prepare, range(views))
+    return out
+
+
+def _facing(look: Look) -> np.ndarray:
+    """Cosine between a vertex's normal and the way to a view that shows it, 0 where it does not.  # V,P float32"""
+    shape, rig = look.shape, look.observation.rig
+    out = np.zeros((len(rig.matrix), len(shape.vertices)), np.float32)
+    _faces(shape.vertices, shape.normals, rig.matrix, rig.center, look.raster.depth, out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _grouped(start, neighbour, group):
+    count = 0
+    for i in range(group.shape[0]):
+        free = group[i] < 0
+        for n in range(start[i], start[i + 1]):
+            free &= group[neighbour[n]] < 0
+        if free:
+            group[i] = count
+            for n in range(start[i], start[i + 1]):
+                group[neighbour[n]] = count
+            count += 1
+    alone = group.copy()
+    for i in range(group.shape[0]):
+        if group[i] < 0:
+            for n in range(start[i], start[i + 1]):
+                if alone[neighbour[n]] >= 0:
+                    group[i] = alone[neighbour[n]]
+                    break
+        if group[i] < 0:
+            group[i] = count
+            count += 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")  # without checks for zeros, eight pixels at a time
+def _compared(grey, mask, share, own, square, out):
+    """Level, and central differences of it; NaN off the subject and beside what is off."""
+    rows, columns = grey.shape
+    level = np.empty_like(grey)
+    quiet, half, off = np.float32(_QUIET * _QUIET), np.float32(0.5), np.float32(np.nan)
+    for y in range(rows):
+        for x in range(columns):
+            mean = own[y, x] / share[y, x]
+            contrast = max(square[y, x] / share[y, x] - mean * mean, np.float32(0.0))
+            value = (grey[y, x] - mean) / np.sqrt(contrast + quiet)
+            level[y, x] = value if mask[y, x] > 0.0 else off
+    out[0], out[-1], out[:, 0], out[:, -1] = off, off, off, off
+    for y in range(1, rows - 1):
+        above, here, below, to = level[y - 1], level[y], level[y + 1], out[y]
+        for x in range(1, columns - 1):
+            to[x, 0] = here[x]
+            to[x, 1] = half * (here[x + 1] - here[x - 1])
+            to[x, 2] = half * (below[x] - above[x])
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _faces(x, normals, matrix, center, depth, out):
+    for i in numba.prange(x.shape[0]):
+        for v in range(matrix.shape[0]):
+            d0, d1, d2 = center[v, 0] - x[i, 0], center[v, 1] - x[i, 1], center[v, 2] - x[i, 2]
+            cosine = (normals[i, 0] * d0 + normals[i, 1] * d1 + normals[i, 2] * d2) / np.sqrt(
+                d0 * d0 + d1 * d1 + d2 * d2
+            )
+            if cosine > _FACING and sees(matrix[v], depth[v], x[i, 0], x[i, 1], x[i, 2], _SLACK):
+                out[v, i] = cosine
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _at(maps, m, x, y, z):
+    """Comparable level at a world point in one view, NaN off the subject, and its steps to the right and down; the
+    pixel; one over the depth."""
+    over = 1.0 / (m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3])
+    px = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) * over
+    py = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) * over
+    rows, columns = maps.shape[:2]
+    if not (0.0 <= px < columns - 1.001 and 0.0 <= py < rows - 1.001):
+        return np.nan, 0.0, 0.0, px, py, over
+    jx, jy = int(px), int(py)
+    fx, fy = px - jx, py - jy
+    a, b, c, d = (1.0 - fx) * (1.0 - fy), fx * (1.0 - fy), (1.0 - fx) * fy, fx * fy
+    upper, lower = maps[jy], maps[jy + 1]
+    value = a * upper[jx, 0] + b * upper[jx + 1, 0] + c * lower[jx, 0] + d * lower[jx + 1, 0]
+    right = a * upper[jx, 1] + b * upper[jx + 1, 1] + c * lower[jx, 1] + d * lower[jx + 1, 1]
+    down = a * upper[jx, 2] + b * upper[jx + 1, 2] + c * lower[jx, 2] + d * lower[jx + 1, 2]
+    return value + 0.0 * (right + down), right, down, px, py, over
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _seen(x, facing, maps, matrix):
+    """Each view's comparable level at each vertex, NaN where it has none.  # V,P float32"""
+    out = np.full(facing.shape, np.nan, np.float32)
+    for i in numba.prange(x.shape[0]):
+        for v in range(matrix.shape[0]):
+            if facing[v, i] > 0.0:
+                out[v, i] = _at(maps[v], matrix[v], x[i, 0], x[i, 1], x[i, 2])[0]
+    return out
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _gather(x, normals, facing, maps, matrix, expected, first, member, system, right):
+    """Normal equations of each group's motion, from what its vertices see and should see."""
+    for group in numba.prange(first.shape[0] - 1):
+        a00, a01, a02, a11, a12, a22, b0, b1, b2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for n in range(first[group], first[group + 1]):
+            i = member[n]
+            for v in range(matrix.shape[0]):
+                if facing[v, i] <= 0.0 or np.isnan(expected[v, i]):
+                    continue
+                m = matrix[v]
+                value, across, down, px, py, over = _at(maps[v], m, x[i, 0], x[i, 1], x[i, 2])
+                if np.isnan(value):
+                    continue
+                g0 = (across * (m[0, 0] - px * m[2, 0]) + down * (m[1, 0] - py * m[2, 0])) * over
+                g1 = (across * (m[0, 1] - px * m[2, 1]) + down * (m[1, 1] - py * m[2, 1])) * over
+                g2 = (across * (m[0, 2] - px * m[2, 2]) + down * (m[1, 2] - py * m[2, 2])) * over
+                off = g0 * normals[i, 0] + g1 * normals[i, 1] + g2 * normals[i, 2]  # is for others to tell
+                g0, g1, g2 = g0 - off * normals[i, 0], g1 - off * normals[i, 1], g2 - off * normals[i, 2]
+                missing = expected[v, i] - value
+                weight = facing[v, i] / (_NOISE * _NOISE * (1.0 + (missing / _OUTLIER) ** 2))
+                a00 += weight * g0 * g0
+                a01 += weight * g0 * g1
+                a02 += weight * g0 * g2
+                a11 += weight * g1 * g1
+                a12 += weight * g1 * g2
+                a22 += weight * g2 * g2
+                b0 += weight * missing * g0
+                b1 += weight * missing * g1
+                b2 += weight * missing * g2
+        s = system[group]
+        s[0, 0], s[0, 1], s[0, 2], s[1, 1], s[1, 2], s[2, 2] = a00, a01, a02, a11, a12, a22
+        s[1, 0], s[2, 0], s[2, 1] = a01, a02, a12
+        right[group, 0], right[group, 1], right[group, 2] = b0, b1, b2
+
+
+@numba.njit(cache=True, nogil=True)
+def _inverted(a, out):
+    """Inverse of a symmetric 3 x 3."""
+    c00, c01, c02 = (
+        a[1, 1] * a[2, 2] - a[1, 2] * a[1, 2],
+        a[0, 2] * a[1, 2] - a[0, 1] * a[2, 2],
+        a[0, 1] * a[1, 2] - a[0, 2] * a[1, 1],
+    )
+    over = 1.0 / (a[0, 0] * c00 + a[0, 1] * c01 + a[0, 2] * c02)
+    out[0, 0], out[0, 1], out[0, 2] = c00 * over, c01 * over, c02 * over
+    out[1, 1] = (a[0, 0] * a[2, 2] - a[0, 2] * a[0, 2]) * over
+    out[1, 2] = (a[0, 1] * a[0, 2] - a[0, 0] * a[1, 2]) * over
+    out[2, 2] = (a[0, 0] * a[1, 1] - a[0, 1] * a[0, 1]) * over
+    out[1, 0], out[2, 0], out[2, 1] = out[0, 1], out[0, 2], out[1, 2]
+
+
+@numba.njit(cache=True, nogil=True)
+def _solved(system, right, start, neighbour, alike, steps):
+    """Conjugate gradients, preconditioned by blocks: system (G, 3, 3) on the diagonal, links of weight alike."""
+    count = system.shape[0]
+    inverse = np.empty_like(system)
+    for g in range(count):
+        for n in range(start[g], start[g + 1]):
+            for k in range(3):
+                system[g, k, k] += alike[n]
+        for k in range(3):
+            system[g, k, k] += _HELD
+        _inverted(system[g], inverse[g])
+    x = np.zeros((count, 3))
+    r = right.copy()
+    z, q = np.empty((count, 3)), np.empty((count, 3))
+    p = np.zeros((count, 3))
+    fall, least = 0.0, 0.0
+    for step in range(steps + 1):
+        following = 0.0
+        for g in range(count):
+            for j in range(3):
+                z[g, j] = inverse[g, j, 0] * r[g, 0] + inverse[g, j, 1] * r[g, 1] + inverse[g, j, 2] * r[g, 2]
+                following += z[g, j] * r[g, j]
+        if step == 0:
+            least = 1e-6 * following
+        if step == steps or following <= least:
+            break
+        beta = following / fall if step else 0.0
+        fall = following
+        for g in range(count):
+            for j in range(3):
+                p[g, j] = z[g, j] + beta * p[g, j]
+        along = 0.0
+        for g in range(count):
+            for j in range(3):
+                q[g, j] = system[g, j, 0] * p[g, 0] + system[g, j, 1] * p[g, 1] + system[g, j, 2] * p[g, 2]
+            for n in range(start[g], start[g + 1]):
+                for j in range(3):
+                    q[g, j] -= alike[n] * p[neighbour[n], j]
+            for j in range(3):
+                along += q[g, j] * p[g, j]
+        alpha = fall / along
+        for g in range(count):
+            for j in range(3):
+                x[g, j] += alpha * p[g, j]
+                r[g, j] -= alpha * q[g, j]
+    return x
+
+
+@numba.njit(parallel=True, cache=True, nogil=True)
+def _spread(x, start, neighbour):
+    out = np.empty_like(x)
+    for i in numba.prange(x.shape[0]):
+        over = 0.5 / max(start[i + 1] - start[i], 1)
+        for k in range(3):
+            total = 0.0
+            for n in range(start[i], start[i + 1]):
+                total += x[neighbour[n], k]
+            out[i, k] = 0.5 * x[i, k] + over * total
+    return out

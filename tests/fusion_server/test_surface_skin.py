@@ -1,0 +1,183 @@
+"""Vertices follow what they look like: along the surface, whatever the exposure, and not at all where nothing moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from surface_scene import blob, icosphere, ring, views_of
+
+from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.surface.observation import look, observe
+from fusion_server.surface.skin import Groups, Skin, _solved, follow_skin
+from fusion_server.surface.solve import Topology
+from geometry.measure import Attached
+from geometry.mesh import Mesh
+from geometry.rasterize.cpu import CpuRasterizer
+
+CAMERAS = ring(8, 128)
+SETTINGS = SurfaceSettings(vertices=2500, keyframe_iterations=9, hull_cells=64, uv=False)
+RASTERIZER = CpuRasterizer()
+
+
+def egg(degrees: float) -> Mesh:
+    """A round head, the same all around, that turns on a neck that stays: no normal and no outline ever tells."""
+    sphere = icosphere(5)
+    x, y, z = (sphere.vertices * (0.09, 0.11, 0.09)).T
+    turn = np.radians(degrees) / (1 + np.exp(-(y + 0.03) / 0.012))  # about nothing at the chin's end, all at the top
+    c, s = np.cos(turn), np.sin(turn)
+    return Mesh(np.stack([c * x + s * z, y, c * z - s * x], 1), sphere.faces)
+
+
+def marked() -> np.ndarray:
+    """Grey values of the egg's vertices: marks of one centimetre to ten, the larger the stronger.  # P"""
+    draw = np.random.default_rng(3)
+    length = np.geomspace(0.012, 0.1, 80)
+    way = draw.normal(size=(80, 3))
+    wave = 2 * np.pi * way / np.linalg.norm(way, axis=1, keepdims=True) / length[:, None]
+    level = np.sin(egg(0).vertices @ wave.T + draw.uniform(0, 2 * np.pi, 80)) @ np.sqrt(length)
+    return 130 + 15 * level / level.std()
+
+
+TEXTURE = marked()
+
+
+def observed(mesh: Mesh):
+    return views_of(mesh, TEXTURE, CAMERAS, fine=3)
+
+
+def relit(view, gain: float, offset: float):
+    return replace(view, image=np.clip(gain * view.image.astype(float) + offset, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """The egg at rest: its mesh with its topology, what is seen of it, and its skin."""
+    mesh = egg(0.0)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    seen = look(mesh.vertices, topology, observe(observed(mesh), True), RASTERIZER)
+    return mesh, topology, seen, Skin.of(seen, topology)
+
+
+def off(vertices: np.ndarray, target: Mesh) -> np.ndarray:
+    """Distances of the vertices that cameras see well, between the poles.  # n"""
+    return np.linalg.norm(vertices - target.vertices, axis=1)[np.abs(target.vertices[:, 1]) < 0.08]
+
+
+@pytest.mark.parametrize("degrees", [1.0, -3.0, 6.0])
+def test_vertices_go_where_their_skin_goes(scene, degrees):
+    """6 degrees are 9 mm at the widest, too far for the finer pictures: coarser ones lead."""
+    mesh, topology, seen, known = scene
+    target = egg(degrees)
+    moved = follow_skin(mesh.vertices, known, seen, observe(observed(target), True), topology)
+    assert np.median(off(mesh.vertices, target)) > 0.7e-3 * abs(degrees)
+    assert np.median(off(moved, target)) < 0.1e-3 + 0.1e-3 * abs(degrees)
+    assert np.percentile(off(moved, target), 90) < 0.2e-3 + 0.2e-3 * abs(degrees)
+
+
+def test_what_is_still_stays(scene):
+    mesh, topology, seen, known = scene
+    moved = follow_skin(mesh.vertices, known, seen, seen.observation, topology)
+    assert np.abs(moved - mesh.vertices).max() < 1e-9
+
+
+def test_other_exposures_move_nothing(scene):
+    """Each camera brighter or darker in a way of its own, as one that meters by itself."""
+    mesh, topology, seen, known = scene
+    views = [relit(view, 0.7 + 0.08 * n, 5.0 * n - 20.0) for n, view in enumerate(observed(mesh))]
+    moved = follow_skin(mesh.vertices, known, seen, observe(views, True), topology)
+    assert np.percentile(np.linalg.norm(moved - mesh.vertices, axis=1), 95) < 0.15e-3
+
+
+def test_a_camera_that_was_not_there_is_told_what_the_others_saw(scene):
+    mesh, topology, _, _ = scene
+    views = observed(mesh)
+    first = look(mesh.vertices, topology, observe(views[::2], True), RASTERIZER)
+    known = Skin.of(first, topology)
+    target = egg(2.0)
+    later = observe(observed(target)[1::2], True)
+    moved = follow_skin(mesh.vertices, known, look(mesh.vertices, topology, later, RASTERIZER), later, topology)
+    assert np.median(off(mesh.vertices, target)) > 1.5e-3
+    assert np.median(off(moved, target)) < 0.8e-3
+
+
+def test_a_spot_that_is_new_does_not_drag_the_rest(scene):
+    """A dark ball before one camera, as a boom that swings in: its pixels are no skin."""
+    mesh, topology, seen, known = scene
+    target = egg(2.0)
+    views = observed(target)
+    picture = views[0].image.copy()
+    side = len(picture)
+    picture[side // 3 : side // 2, side // 3 : side // 2] = 0
+    views[0] = replace(views[0], image=picture)
+    moved = follow_skin(mesh.vertices, known, seen, observe(views, True), topology)
+    assert np.median(off(moved, target)) < 0.3e-3
+    assert np.percentile(off(moved, target), 90) < 1.5e-3
+
+
+def played(settings: SurfaceSettings) -> tuple[float, dict[str, float]]:
+    """How far vertices slide in the median when the head turns by 12 degrees; and the last frame's stages."""
+    tracker = SurfaceTracker(settings, RASTERIZER)
+    for degrees in range(0, 13, 2):
+        surface = tracker.update(observed(egg(degrees)))
+        if degrees == 0:
+            nails = Attached.of(surface.vertices, egg(0), 2e-3)
+            between = np.abs(surface.vertices[nails.points, 1]) < 0.08
+    assert surface.kind == "warm" and surface.quality.flags == ()
+    return float(np.median(nails.away(surface.vertices, egg(12).vertices)[between])), surface.seconds
+
+
+def test_a_track_keeps_its_vertices_on_the_skin_and_without_it_they_slide():
+    kept, stages = played(SETTINGS)
+    assert kept < 1.0e-3 and "skin" in stages
+    slid, stages = played(replace(SETTINGS, skin=False))
+    assert slid > 5e-3 and "skin" not in stages
+
+
+def test_without_pictures_there_is_no_skin():
+    tracker = SurfaceTracker(replace(SETTINGS, photometric=False), RASTERIZER)
+    for degrees in (0.0, 1.0):
+        surface = tracker.update(observed(egg(degrees)))
+    assert surface.kind == "warm" and "skin" not in surface.seconds
+
+
+@pytest.mark.parametrize("mesh", [icosphere(1), icosphere(3), blob(4)], ids=["80", "1280", "blob"])
+def test_groups_are_all_vertices_once_and_touch_where_edges_cross(mesh):
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    groups = Groups.of_mesh(topology)
+    count = len(groups.start) - 1
+    assert sorted(groups.member) == list(range(len(mesh.vertices)))
+    assert count < len(mesh.vertices) / 4
+    crossing = np.zeros((count, count))
+    for i, j in topology.edges:
+        a, b = groups.of[i], groups.of[j]
+        if a != b:
+            crossing[a, b] += 1
+            crossing[b, a] += 1
+    linked = np.zeros((count, count))
+    for g in range(count):
+        assert np.all(groups.of[groups.member[groups.first[g] : groups.first[g + 1]]] == g)
+        row = slice(groups.start[g], groups.start[g + 1])
+        linked[g, groups.neighbour[row]] = groups.links[row]
+    assert np.array_equal(linked, crossing)
+
+
+def test_the_system_is_solved():
+    """Against a dense solver, with enough steps."""
+    draw = np.random.default_rng(5)
+    topology = Topology.of(icosphere(3).faces, 642)
+    groups = Groups.of_mesh(topology)
+    count = len(groups.start) - 1
+    rows = draw.normal(size=(count, 2, 3))
+    blocks, right = np.einsum("gri,grj->gij", rows, rows), draw.normal(size=(count, 3))
+    alike = 0.3 * groups.links
+    dense = np.zeros((count, 3, count, 3))
+    for g in range(count):
+        dense[g, :, g] += blocks[g] + 1e-2 * np.eye(3)
+        for n in range(groups.start[g], groups.start[g + 1]):
+            dense[g, :, g] += alike[n] * np.eye(3)
+            dense[g, :, groups.neighbour[n]] -= alike[n] * np.eye(3)
+    wanted = np.linalg.solve(dense.reshape(3 * count, -1), right.ravel()).reshape(count, 3)
+    found = _solved(blocks.copy(), right, groups.start, groups.neighbour, alike, 300)
+    assert np.abs(found - wanted).max() < 2e-3 * np.abs(wanted).max()
