@@ -179,8 +179,8 @@ def _comparable(pictures: Pictures, observation: Observation) -> np.ndarray:
         grey = pictures.grey[n]
         mask = cv2.resize(observation.outlines.inside[n].view(np.uint8), (width, height)).astype(np.float32)
         own = grey * mask
-        sums = [cv2.boxFilter(part, -1, (_AROUND, _AROUND)) for part in (mask, own, own * grey)]
-        _compared(grey, mask, *sums, out[n])
+        share, mean, square = (cv2.boxFilter(part, -1, (_AROUND, _AROUND)) for part in (mask, own, own * grey))
+        _compared(grey, mask, share, mean, square, out[n])
 
     each(prepare, range(views))
     return out

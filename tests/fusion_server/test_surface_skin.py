@@ -130,7 +130,7 @@ def played(settings: SurfaceSettings) -> tuple[float, dict[str, float]]:
 
 def test_a_track_keeps_its_vertices_on_the_skin_and_without_it_they_slide():
     kept, stages = played(SETTINGS)
-    assert kept < 1.0e-3 and "skin" in stages
+    assert kept < 1.5e-3 and "skin" in stages  # of 15 mm
     slid, stages = played(replace(SETTINGS, skin=False))
     assert slid > 5e-3 and "skin" not in stages
 
