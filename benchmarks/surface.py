@@ -44,7 +44,6 @@ from protocol.errors import HeadstreamError
 SMOOTH, WHITE, OUTLINE = 7.0, 3.0, 1.0  # degrees, degrees, pixels
 SAMPLES = 20_000
 SETTLE, STILL = 5, 12  # frames of a still head: before it is measured, and measured
-NAILED = 2e-3  # metres from the truth: vertices that a keyframe has nearer are followed on the skin
 SEEN_BY = 2  # cameras: what fewer see is closed by guess
 
 
@@ -184,7 +183,7 @@ def play(
         measured = n < 2 or n % (3 if n <= 30 or n >= frames - 30 else every) == 0
         truth = read_ply(capture.mesh(frame))
         if surface.kind == "keyframe":
-            nails = Attached.of(surface.vertices, truth, NAILED)
+            nails = Attached.of(surface.vertices, truth)
         apart = (*errors(surface, truth, seen_by), slid(surface, truth, nails)) if measured else (None, None, None)
         yield Played(surface.kind, surface.quality, surface.seconds, resident(), *apart)
 

@@ -85,7 +85,7 @@ class Attached:
     weights: np.ndarray  # n,3 of that face's corners
 
     @classmethod
-    def of(cls, points: np.ndarray, mesh: Mesh, within: float) -> Attached:
+    def of(cls, points: np.ndarray, mesh: Mesh, within: float = 2e-3) -> Attached:
         """Nail the points (N, 3) that are nearer than ``within`` metres to a mesh."""
         near, distance, face = SurfaceIndex(mesh).closest(points)
         chosen = np.flatnonzero(distance < within)

@@ -89,6 +89,27 @@ def test_a_mesh_is_scored_by_area_and_not_by_where_its_vertices_are(capture, tmp
     assert 1 < coarse["surface_median_mm"] < 2
 
 
+def test_vertices_that_slide_over_the_skin_are_noticed(capture, tmp_path):
+    """Later every vertex is in the middle of a face beside it: on the surface still, and no longer on its point."""
+    folder = CaptureFolder.open(capture)
+    truth = read_ply(folder.mesh(folder.frames[0]))
+    middle = truth.vertices.copy()
+    middle[truth.faces[:, 0]] = truth.vertices[truth.faces].mean(1)
+    moved = np.linalg.norm(middle - truth.vertices, axis=1)
+    scores = []
+    for name, second in (("still", truth.vertices), ("slid", middle)):
+        (tmp_path / name / "mesh").mkdir(parents=True)
+        for frame, vertices in (("0", truth.vertices), ("1", second)):
+            write_ply(tmp_path / name / "mesh" / f"{frame}.ply", Mesh(vertices, truth.faces))
+        scores.append(evaluate(tmp_path / name, capture, None, lambda *_: None))
+    still, slid = scores
+    assert still["slid_median_mm"] == pytest.approx(0.0, abs=1e-3)
+    assert slid["surface_median_mm"] < 0.05
+    assert slid["slid_median_mm"] == pytest.approx(1e3 * np.median(moved), rel=0.01) and slid["slid_median_mm"] > 0.3
+    first = evaluate(tmp_path / "slid", capture, 1, lambda *_: None)
+    assert "slid_median_mm" not in first
+
+
 @pytest.mark.parametrize("text", ["", "3,x", "0,3", "3,17", "3;4"])
 def test_numbers_of_views_that_cannot_be_are_one_line(text):
     with pytest.raises(HeadstreamError, match="from 1 to 16"):
