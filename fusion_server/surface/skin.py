@@ -33,13 +33,14 @@ _NEAR = 0.2  # pixels: when they go less far in a round, another is not worth it
 _FAR = 0.5  # pixels: when they go farther, coarser pictures have to lead the way
 _AROUND = 11  # pixels: side of the square whose mean and contrast are taken out
 _QUIET = 2.0  # grey levels of contrast that count as none
-_FACING = 0.45  # cosine to the view; nearer to grazing, neighbours fall on one pixel
+_FACING = 0.3  # cosine to the view; nearer to grazing, neighbours fall on one pixel
 _SLACK = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _NOISE = 0.7  # of a comparable picture, which has contrast one
 _OUTLIER = 1.5  # times the contrast: half the weight where what is seen is that different from the keyframe
 _ALIKE = 1.2e-3  # metres by which neighbours' motion may differ as soon as one picture's residual may be noise
 _STEPS = 15  # of conjugate gradients
 _SPREADS = 3  # each takes half of the neighbours' mean
+_ROUNDING = 1e-7  # metres: a smaller way is none, or a still surface would tremble
 _LONGEST = 8e-3  # metres a group may go in one round
 _HELD = 1e-2  # 1 / m^2: keeps what nobody sees from making the system singular
 
@@ -83,10 +84,10 @@ class Skin:
     groups: Groups
 
     @classmethod
-    def of(cls, look: Look, topology: Topology) -> Skin:
-        """Remember what the pictures of a look show; it must have pictures."""
-        o, shape = look.observation, look.shape
-        facing = _facing(look)
+    def of(cls, look: Look, observation: Observation, topology: Topology) -> Skin:
+        """Remember what the observation's pictures show of the look's vertices. The look is to be at maps like those
+        that later ones will be at, so that a surface at rest is seen by the same cameras, and stays."""
+        o, shape, facing = observation, look.shape, _facing(look)
         grey = []
         for footprint in _FOOTPRINTS:
             pictures = _as_coarse(o, footprint)
@@ -151,6 +152,8 @@ def _followed(
         usual = np.quantile(way, _NEARLY_ALL) / pictures.footprint
         if n == 0 and usual > far:
             return None
+        if way.max() < _ROUNDING:
+            break
         move = (moves * np.minimum(1.0, _LONGEST / np.maximum(way, 1e-12))[:, None])[groups.of]
         for _ in range(_SPREADS):
             move = _spread(move, topology.start, topology.neighbour)
@@ -187,7 +190,8 @@ def _comparable(pictures: Pictures, observation: Observation) -> np.ndarray:
 
 
 def _facing(look: Look) -> np.ndarray:
-    """Cosine between a vertex's normal and the way to a view that shows it, 0 where it does not.  # V,P float32"""
+    """How squarely each view shows each vertex: from 1 down to 0 where it is nearly grazing or hidden. No vertex comes
+    into sight with a jerk.  # V,P float32"""
     shape, rig = look.shape, look.observation.rig
     out = np.zeros((len(rig.matrix), len(shape.vertices)), np.float32)
     _faces(shape.vertices, shape.normals, rig.matrix, rig.center, look.raster.depth, out)
@@ -249,7 +253,7 @@ def _faces(x, normals, matrix, center, depth, out):
                 d0 * d0 + d1 * d1 + d2 * d2
             )
             if cosine > _FACING and sees(matrix[v], depth[v], x[i, 0], x[i, 1], x[i, 2], _SLACK):
-                out[v, i] = cosine
+                out[v, i] = (cosine - _FACING) / (1.0 - _FACING)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

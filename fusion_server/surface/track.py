@@ -136,7 +136,7 @@ class SurfaceTracker:
         pose = Rest.of(fine.shape, topology, widened(hidden(fine, topology, self._settings), topology))
         bias = measured_bias(fine, topology, WARM, self._settings)
         frame.clock.lap("check")
-        skin = Skin.of(fine, topology) if self._follows_skin else None
+        skin = Skin.of(seen, frame.observation, topology) if self._follows_skin else None
         frame.clock.lap("skin")
         track = Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose, bias, skin)
         return self._accept(frame, _Candidate(track, quality), "keyframe", iterations, "new topology" if made else "")

@@ -57,7 +57,7 @@ def scene():
     mesh = egg(0.0)
     topology = Topology.of(mesh.faces, len(mesh.vertices))
     seen = look(mesh.vertices, topology, observe(observed(mesh), True), RASTERIZER)
-    return mesh, topology, seen, Skin.of(seen, topology)
+    return mesh, topology, seen, Skin.of(seen, seen.observation, topology)
 
 
 def off(vertices: np.ndarray, target: Mesh) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_a_camera_that_was_not_there_is_told_what_the_others_saw(scene):
     mesh, topology, _, _ = scene
     views = observed(mesh)
     first = look(mesh.vertices, topology, observe(views[::2], True), RASTERIZER)
-    known = Skin.of(first, topology)
+    known = Skin.of(first, first.observation, topology)
     target = egg(2.0)
     later = observe(observed(target)[1::2], True)
     moved = follow_skin(mesh.vertices, known, look(mesh.vertices, topology, later, RASTERIZER), later, topology)
