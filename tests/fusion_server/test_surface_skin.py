@@ -102,18 +102,42 @@ def test_a_camera_that_was_not_there_is_told_what_the_others_saw(scene):
     assert np.median(off(moved, target)) < 0.8e-3
 
 
-def test_a_spot_that_is_new_does_not_drag_the_rest(scene):
-    """A dark ball before one camera, as a boom that swings in: its pixels are no skin."""
+def test_a_vertex_that_turns_to_cameras_which_never_saw_it_is_still_followed(scene):
+    """By 135 degrees, three cameras on: what each of them should see there, only the others know."""
+    mesh, topology, _, known = scene
+    c, s = np.cos(np.radians(135)), np.sin(np.radians(135))
+    start, target = (Mesh(each.vertices @ [[c, 0, -s], [0, 1, 0], [s, 0, c]], each.faces) for each in (mesh, egg(2.0)))
+    observation = observe(observed(target), True)
+    seen = look(start.vertices, topology, observation, RASTERIZER)
+    moved = follow_skin(start.vertices, known, seen, observation, topology)
+    assert np.median(off(start.vertices, target)) > 1.5e-3
+    assert np.median(off(moved, target)) < 0.8e-3
+
+
+def test_what_is_no_skin_does_not_drag_the_rest(scene):
+    """Hard black and white stripes over half of what two cameras see, as of a slate: they are no skin."""
     mesh, topology, seen, known = scene
     target = egg(2.0)
     views = observed(target)
-    picture = views[0].image.copy()
-    side = len(picture)
-    picture[side // 3 : side // 2, side // 3 : side // 2] = 0
-    views[0] = replace(views[0], image=picture)
+    for n in (0, 1):
+        picture = views[n].image.copy()
+        side = len(picture)
+        stripes = np.where(np.arange(side // 2) % 8 < 4, 0, 255)
+        picture[side // 4 : -side // 4, side // 4 : -side // 4] = stripes
+        views[n] = replace(views[n], image=picture)
     moved = follow_skin(mesh.vertices, known, seen, observe(views, True), topology)
-    assert np.median(off(moved, target)) < 0.3e-3
-    assert np.percentile(off(moved, target), 90) < 1.5e-3
+    assert np.median(off(moved, target)) < 0.6e-3
+    assert np.percentile(off(moved, target), 95) < 2.0e-3
+
+
+def test_how_far_out_a_surface_is_the_skin_leaves_to_others(scene):
+    """A millimetre too small: each camera sees the marks shifted another way, which no motion within helps."""
+    mesh, topology, _, known = scene
+    out = mesh.vertices / np.linalg.norm(mesh.vertices, axis=1, keepdims=True)
+    observation = observe(observed(mesh), True)
+    small = mesh.vertices - 1e-3 * out
+    moved = follow_skin(small, known, look(small, topology, observation, RASTERIZER), observation, topology)
+    assert np.percentile(np.abs(((moved - small) * out).sum(1)), 90) < 0.6e-3
 
 
 def played(settings: SurfaceSettings) -> tuple[float, dict[str, float]]:
