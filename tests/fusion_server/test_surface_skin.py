@@ -126,8 +126,11 @@ def test_what_is_no_skin_does_not_drag_the_rest(scene):
         picture[side // 4 : -side // 4, side // 4 : -side // 4] = stripes
         views[n] = replace(views[n], image=picture)
     moved = follow_skin(mesh.vertices, known, seen, observe(views, True), topology)
+    away = np.linalg.norm(moved - target.vertices, axis=1)
+    x, y, z = target.vertices.T
+    behind = (x + 2 * z < 0) & (np.abs(y) < 0.08)  # where the other cameras look
+    assert np.percentile(away[behind], 90) < 0.6e-3
     assert np.median(off(moved, target)) < 0.6e-3
-    assert np.percentile(off(moved, target), 95) < 2.0e-3
 
 
 def test_how_far_out_a_surface_is_the_skin_leaves_to_others(scene):
