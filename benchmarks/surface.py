@@ -34,7 +34,7 @@ from fusion_server.memory import keep_freed_memory
 from fusion_server.surface import Quality, SurfaceFrame, SurfaceSettings, SurfaceTracker, View
 from geometry.align import rigid_motion
 from geometry.cameras import crop_image, cropped, undistort, without_distortion
-from geometry.measure import Attached, DistanceSummary, SurfaceIndex, sample_surface
+from geometry.measure import DistanceSummary, Slides, SurfaceIndex, sample_surface
 from geometry.mesh import Mesh, read_ply, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.visibility import seen_part
@@ -169,7 +169,7 @@ def play(
     if not usable:
         raise HeadstreamError(f"{capture.root}: no frame has its mesh and masks beside it to compare with")
     last: list[View] = []
-    nails: Attached | None = None
+    slides = Slides()
     for n in range(frames):
         frame = usable[n % len(usable)]
         views = truth_views(capture, frame, size)
@@ -181,18 +181,13 @@ def play(
         last = views
         surface = tracker.update(views)
         measured = n < 2 or n % (3 if n <= 30 or n >= frames - 30 else every) == 0
-        truth = read_ply(capture.mesh(frame))
-        if surface.kind == "keyframe":
-            nails = Attached.of(surface.vertices, truth)
-        apart = (*errors(surface, truth, seen_by), slid(surface, truth, nails)) if measured else (None, None, None)
-        yield Played(surface.kind, surface.quality, surface.seconds, resident(), *apart)
-
-
-def slid(surface: SurfaceFrame, truth: Mesh, nails: Attached | None) -> DistanceSummary | None:
-    """How far vertices are from the points of the skin that they were at in the keyframe, where the truth knows."""
-    if nails is None or not len(nails.points) or not np.array_equal(nails.faces, truth.faces):
-        return None
-    return DistanceSummary.of(nails.away(surface.vertices, truth.vertices))
+        there = back = slid = None
+        if measured:
+            truth = read_ply(capture.mesh(frame))
+            there, back = errors(surface, truth, seen_by)
+            away = slides.away(Mesh(surface.vertices, surface.faces), truth)
+            slid = None if away is None else DistanceSummary.of(away)
+        yield Played(surface.kind, surface.quality, surface.seconds, resident(), there, back, slid)
 
 
 def faulty(views: list[View], last: list[View], fault: str) -> list[View]:
@@ -264,17 +259,8 @@ def main() -> int:
     console.print(machine())
     keep_freed_memory()  # as everything does that makes meshes
     accuracy = Table(title=f"{options.capture}: millimetres, median / 95 %")
-    for column in (
-        "normals",
-        "frames",
-        "surface to truth",
-        "truth to surface",
-        "slid",
-        "IoU",
-        "inverted",
-        "jitter",
-        "flags",
-    ):
+    distances = ("surface to truth", "truth to surface", "slid")
+    for column in ("normals", "frames", *distances, "IoU", "inverted", "jitter", "flags"):
         accuracy.add_column(column)
     timing = Table(title="milliseconds (medians)")
     stages: list[str] = []

@@ -100,6 +100,22 @@ class Attached:
         return np.linalg.norm(points[self.points] - nails, axis=1)
 
 
+class Slides:
+    """How far the vertices of meshes are from where the first mesh of their topology had them on the true surfaces."""
+
+    def __init__(self) -> None:
+        self._faces: np.ndarray | None = None
+        self._nails: Attached | None = None
+
+    def away(self, mesh: Mesh, truth: Mesh) -> np.ndarray | None:
+        """Metres, of the vertices that were near the truth at first; None where either topology is new.  # n"""
+        nails = self._nails
+        if nails is None or not np.array_equal(mesh.faces, self._faces) or not np.array_equal(truth.faces, nails.faces):
+            self._faces, self._nails = mesh.faces, Attached.of(mesh.vertices, truth)
+            return None
+        return nails.away(mesh.vertices, truth.vertices) if len(nails.points) else None
+
+
 def point_to_mesh(points: np.ndarray, mesh: Mesh) -> np.ndarray:
     """Exact distance of each point (N, 3) to the surface, metres. To ask twice, keep a ``SurfaceIndex``.  # N"""
     return SurfaceIndex(mesh).distances(points)

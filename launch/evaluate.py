@@ -13,7 +13,7 @@ import numpy as np
 
 from fusion_server.takes import TakeReader
 from geometry.cameras import without_distortion
-from geometry.measure import Attached, SurfaceIndex, at_places, normal_error_degrees, sample_places, sample_surface
+from geometry.measure import Slides, SurfaceIndex, at_places, normal_error_degrees, sample_places, sample_surface
 from geometry.mesh import Mesh, face_normals, read_ply, vertex_normals
 from geometry.rasterize import make_rasterizer
 from geometry.visibility import seen_part
@@ -87,12 +87,14 @@ def _meshes(result: Path) -> Iterator[Scored]:
 def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Callable[[int, int], None]) -> dict:
     cameras = [without_distortion(camera) for camera in folder.calibration.cameras]
     rasterizer = make_rasterizer("cpu")
-    medians, tails, normals, whole = [], [], [], []
-    slides = _Slides()
+    medians, tails, normals, whole, slid = [], [], [], [], []
+    slides = Slides()
     for done, item in enumerate(scored, start=1):
         ours = item.mesh()
         truth = true_mesh(folder, _position(item.frame, folder))
-        slides.add(ours, truth)
+        away = slides.away(ours, truth)
+        if away is not None:
+            slid.append(1e3 * np.percentile(away, (50, 95)))
         index = SurfaceIndex(truth)
         everywhere = 1e3 * index.distances(sample_surface(ours, POINTS))
         whole.append((float(np.median(everywhere)), float(np.percentile(everywhere, 95))))
@@ -114,35 +116,7 @@ def _against_meshes(scored: list[Scored], folder: CaptureFolder, progress: Calla
         "surface_with_unseen_parts_median_mm": float(np.mean([median for median, _ in whole])),
         "surface_with_unseen_parts_95_mm": float(np.mean([tail for _, tail in whole])),
         "mesh_normals_mean_deg": float(np.mean(normals)),
-        **slides.scores(),
-    }
-
-
-class _Slides:
-    """How far vertices are from where the first mesh of their topology had them on the true skin."""
-
-    def __init__(self) -> None:
-        self._faces: np.ndarray | None = None
-        self._nails: Attached | None = None
-        self._found: list[np.ndarray] = []  # median and 95 % of each mesh, metres
-
-    def add(self, ours: Mesh, truth: Mesh) -> None:
-        """One more mesh and its truth; nothing is known where either has another topology than before."""
-        nails = self._nails
-        same = (
-            nails is not None and np.array_equal(ours.faces, self._faces) and np.array_equal(truth.faces, nails.faces)
-        )
-        if not same:
-            self._faces, self._nails = ours.faces, Attached.of(ours.vertices, truth)
-        elif nails is not None and len(nails.points):
-            self._found.append(np.percentile(nails.away(ours.vertices, truth.vertices), (50, 95)))
-
-    def scores(self) -> dict[str, float]:
-        """Means over the meshes; empty when no two could be compared."""
-        if not self._found:
-            return {}
-        median, tail = 1e3 * np.mean(self._found, axis=0)
-        return {"slid_median_mm": float(median), "slid_95_mm": float(tail)}
+    } | (dict(zip(("slid_median_mm", "slid_95_mm"), np.mean(slid, 0).tolist(), strict=True)) if slid else {})
 
 
 def _against_points(scored: list[Scored], cloud: Path, progress: Callable[[int, int], None]) -> dict:

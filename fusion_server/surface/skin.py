@@ -5,11 +5,8 @@ its neck, all that is the same all around slides, and what was shaped like the c
 So a keyframe keeps what each camera saw at each vertex, and a warm frame looks for it. Pictures are made comparable by
 their surroundings (what is left has mean zero and contrast one), so exposure and slow shading do not matter; each
 vertex says which way along the surface its residual falls (Lucas and Kanade, IJCAI 1981), neighbours are to move alike
-(Horn and Schunck, Artificial Intelligence 1981), and one sparse system answers for all. What is looked for is the
-keyframe and not the last frame: what one frame gets wrong, the next does not inherit.
-
-The system is solved for groups of neighbouring vertices, a tenth as many, and what comes out is spread smoothly: single
-vertices see too little by themselves.
+(Horn and Schunck, Artificial Intelligence 1981), and one sparse system answers for all, group by group (`groups`). What
+is looked for is the keyframe and not the last frame: what one frame gets wrong, the next does not inherit.
 """
 
 from __future__ import annotations
@@ -22,10 +19,12 @@ import numba
 import numpy as np
 
 from fusion_server.surface.each import each
+from fusion_server.surface.groups import Groups
 from fusion_server.surface.observation import Look, Observation
 from fusion_server.surface.photometric import Pictures, sees
 from fusion_server.surface.solve import Topology
 
+# Chosen by how far vertices slide on the demo's take, every 9th frame of it, with a network's normals.
 _FOOTPRINTS = (3.2e-3, 1.6e-3)  # metres a pixel, about: pictures are halved until they are as coarse
 _ROUNDS = 4  # on each of them, at most
 _NEARLY_ALL = 0.95  # of the groups
@@ -38,40 +37,8 @@ _SLACK = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _NOISE = 0.7  # of a comparable picture, which has contrast one
 _OUTLIER = 1.5  # times the contrast: half the weight where what is seen is that different from the keyframe
 _ALIKE = 1.2e-3  # metres by which neighbours' motion may differ as soon as one picture's residual may be noise
-_STEPS = 15  # of conjugate gradients
-_SPREADS = 3  # each takes half of the neighbours' mean
 _ROUNDING = 1e-7  # metres: a smaller way is none, or a still surface would tremble
 _LONGEST = 8e-3  # metres a group may go in one round
-_HELD = 1e-2  # 1 / m^2: keeps what nobody sees from making the system singular
-
-
-@dataclass(frozen=True, eq=False)
-class Groups:
-    """Vertices by groups of neighbours.
-
-    of (P,): each one's group. first (G + 1,), member (P,): a group's vertices, row by row. start (G + 1,), neighbour,
-    links: which groups touch, row by row, and over how many edges.
-    """
-
-    of: np.ndarray
-    first: np.ndarray
-    member: np.ndarray
-    start: np.ndarray
-    neighbour: np.ndarray
-    links: np.ndarray
-
-    @classmethod
-    def of_mesh(cls, topology: Topology) -> Groups:
-        """Every vertex with its neighbours, as far as these are not in another group."""
-        group = np.full(len(topology.start) - 1, -1, np.int32)
-        count = _grouped(topology.start, topology.neighbour, group)
-        ends = group[topology.edges].astype(np.int64)
-        ends = ends[ends[:, 0] != ends[:, 1]]
-        key, links = np.unique(np.concatenate([ends @ [count, 1], ends @ [1, count]]), return_counts=True)
-        start = np.searchsorted(key, np.arange(count + 1) * count).astype(np.int32)
-        member = np.argsort(group, kind="stable").astype(np.int32)
-        first = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count))]).astype(np.int32)
-        return cls(group, first, member, start, (key % count).astype(np.int32), links.astype(np.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,17 +114,15 @@ def _followed(
             vertices, look.shape.normals, facing, maps, pictures.rig.matrix, expected, groups.first, groups.member,
             system, right,
         )  # fmt: skip
-        moves = _solved(system, right, groups.start, groups.neighbour, groups.links / _ALIKE**2, _STEPS)
+        moves = groups.solve(system, right, 1 / _ALIKE**2)
         way = np.sqrt(np.vecdot(moves, moves))
         usual = np.quantile(way, _NEARLY_ALL) / pictures.footprint
         if n == 0 and usual > far:
             return None
         if way.max() < _ROUNDING:
             break
-        move = (moves * np.minimum(1.0, _LONGEST / np.maximum(way, 1e-12))[:, None])[groups.of]
-        for _ in range(_SPREADS):
-            move = _spread(move, topology.start, topology.neighbour)
-        vertices = vertices + move
+        shorter = np.minimum(1.0, _LONGEST / np.maximum(way, 1e-12))
+        vertices = vertices + groups.spread(moves * shorter[:, None], topology)
         if usual < _NEAR:
             break
     return vertices
@@ -177,10 +142,13 @@ def _comparable(pictures: Pictures, observation: Observation) -> np.ndarray:
     off the subject.  # V,h,w,3 float32"""
     views, height, width = pictures.grey.shape
     out = np.empty((views, height, width, 3), np.float32)
+    # A view's maps and its picture are taken from one place: their pixels differ by scale and shift.
+    onto = observation.rig.matrix[:, :, :3] @ np.linalg.inv(pictures.rig.matrix[:, :, :3])
 
     def prepare(n: int) -> None:
-        grey = pictures.grey[n]
-        mask = cv2.resize(observation.outlines.inside[n].view(np.uint8), (width, height)).astype(np.float32)
+        grey, inside = pictures.grey[n], observation.outlines.inside[n].view(np.uint8)
+        nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        mask = cv2.warpAffine(inside, onto[n, :2] / onto[n, 2, 2], (width, height), flags=nearest).astype(np.float32)
         own = grey * mask
         share, mean, square = (cv2.boxFilter(part, -1, (_AROUND, _AROUND)) for part in (mask, own, own * grey))
         _compared(grey, mask, share, mean, square, out[n])
@@ -196,31 +164,6 @@ def _facing(look: Look) -> np.ndarray:
     out = np.zeros((len(rig.matrix), len(shape.vertices)), np.float32)
     _faces(shape.vertices, shape.normals, rig.matrix, rig.center, look.raster.depth, out)
     return out
-
-
-@numba.njit(cache=True, nogil=True)
-def _grouped(start, neighbour, group):
-    count = 0
-    for i in range(group.shape[0]):
-        free = group[i] < 0
-        for n in range(start[i], start[i + 1]):
-            free &= group[neighbour[n]] < 0
-        if free:
-            group[i] = count
-            for n in range(start[i], start[i + 1]):
-                group[neighbour[n]] = count
-            count += 1
-    alone = group.copy()
-    for i in range(group.shape[0]):
-        if group[i] < 0:
-            for n in range(start[i], start[i + 1]):
-                if alone[neighbour[n]] >= 0:
-                    group[i] = alone[neighbour[n]]
-                    break
-        if group[i] < 0:
-            group[i] = count
-            count += 1
-    return count
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")  # without checks for zeros, eight pixels at a time
@@ -273,7 +216,7 @@ def _at(maps, m, x, y, z):
     value = a * upper[jx, 0] + b * upper[jx + 1, 0] + c * lower[jx, 0] + d * lower[jx + 1, 0]
     right = a * upper[jx, 1] + b * upper[jx + 1, 1] + c * lower[jx, 1] + d * lower[jx + 1, 1]
     down = a * upper[jx, 2] + b * upper[jx + 1, 2] + c * lower[jx, 2] + d * lower[jx + 1, 2]
-    return value + 0.0 * (right + down), right, down, px, py, over
+    return value + 0.0 * (right + down), right, down, px, py, over  # beside what is off, a step is NaN, and so is all
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)
@@ -321,81 +264,3 @@ def _gather(x, normals, facing, maps, matrix, expected, first, member, system, r
         s[0, 0], s[0, 1], s[0, 2], s[1, 1], s[1, 2], s[2, 2] = a00, a01, a02, a11, a12, a22
         s[1, 0], s[2, 0], s[2, 1] = a01, a02, a12
         right[group, 0], right[group, 1], right[group, 2] = b0, b1, b2
-
-
-@numba.njit(cache=True, nogil=True)
-def _inverted(a, out):
-    """Inverse of a symmetric 3 x 3."""
-    c00, c01, c02 = (
-        a[1, 1] * a[2, 2] - a[1, 2] * a[1, 2],
-        a[0, 2] * a[1, 2] - a[0, 1] * a[2, 2],
-        a[0, 1] * a[1, 2] - a[0, 2] * a[1, 1],
-    )
-    over = 1.0 / (a[0, 0] * c00 + a[0, 1] * c01 + a[0, 2] * c02)
-    out[0, 0], out[0, 1], out[0, 2] = c00 * over, c01 * over, c02 * over
-    out[1, 1] = (a[0, 0] * a[2, 2] - a[0, 2] * a[0, 2]) * over
-    out[1, 2] = (a[0, 1] * a[0, 2] - a[0, 0] * a[1, 2]) * over
-    out[2, 2] = (a[0, 0] * a[1, 1] - a[0, 1] * a[0, 1]) * over
-    out[1, 0], out[2, 0], out[2, 1] = out[0, 1], out[0, 2], out[1, 2]
-
-
-@numba.njit(cache=True, nogil=True)
-def _solved(system, right, start, neighbour, alike, steps):
-    """Conjugate gradients, preconditioned by blocks: system (G, 3, 3) on the diagonal, links of weight alike."""
-    count = system.shape[0]
-    inverse = np.empty_like(system)
-    for g in range(count):
-        for n in range(start[g], start[g + 1]):
-            for k in range(3):
-                system[g, k, k] += alike[n]
-        for k in range(3):
-            system[g, k, k] += _HELD
-        _inverted(system[g], inverse[g])
-    x = np.zeros((count, 3))
-    r = right.copy()
-    z, q = np.empty((count, 3)), np.empty((count, 3))
-    p = np.zeros((count, 3))
-    fall, least = 0.0, 0.0
-    for step in range(steps + 1):
-        following = 0.0
-        for g in range(count):
-            for j in range(3):
-                z[g, j] = inverse[g, j, 0] * r[g, 0] + inverse[g, j, 1] * r[g, 1] + inverse[g, j, 2] * r[g, 2]
-                following += z[g, j] * r[g, j]
-        if step == 0:
-            least = 1e-6 * following
-        if step == steps or following <= least:
-            break
-        beta = following / fall if step else 0.0
-        fall = following
-        for g in range(count):
-            for j in range(3):
-                p[g, j] = z[g, j] + beta * p[g, j]
-        along = 0.0
-        for g in range(count):
-            for j in range(3):
-                q[g, j] = system[g, j, 0] * p[g, 0] + system[g, j, 1] * p[g, 1] + system[g, j, 2] * p[g, 2]
-            for n in range(start[g], start[g + 1]):
-                for j in range(3):
-                    q[g, j] -= alike[n] * p[neighbour[n], j]
-            for j in range(3):
-                along += q[g, j] * p[g, j]
-        alpha = fall / along
-        for g in range(count):
-            for j in range(3):
-                x[g, j] += alpha * p[g, j]
-                r[g, j] -= alpha * q[g, j]
-    return x
-
-
-@numba.njit(parallel=True, cache=True, nogil=True)
-def _spread(x, start, neighbour):
-    out = np.empty_like(x)
-    for i in numba.prange(x.shape[0]):
-        over = 0.5 / max(start[i + 1] - start[i], 1)
-        for k in range(3):
-            total = 0.0
-            for n in range(start[i], start[i + 1]):
-                total += x[neighbour[n], k]
-            out[i, k] = 0.5 * x[i, k] + over * total
-    return out
