@@ -38,7 +38,6 @@ _NOISE = 0.7  # of a comparable picture, which has contrast one
 _OUTLIER = 1.5  # times the contrast: half the weight where what is seen is that different from the keyframe
 _ALIKE = 1.2e-3  # metres by which neighbours' motion may differ as soon as one picture's residual may be noise
 _ROUNDING = 1e-7  # metres: a smaller way is none, or a still surface would tremble
-_LONGEST = 8e-3  # metres a group may go in one round
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +120,7 @@ def _followed(
             return None
         if way.max() < _ROUNDING:
             break
-        shorter = np.minimum(1.0, _LONGEST / np.maximum(way, 1e-12))
-        vertices = vertices + groups.spread(moves * shorter[:, None], topology)
+        vertices = vertices + groups.spread(moves, topology)
         if usual < _NEAR:
             break
     return vertices

