@@ -30,12 +30,20 @@ def groups_of(frame: WarmFrame, track: Track, views: Sequence[View]) -> dict[str
     pose = count * 48 + faces * (12 + 24 + 8 + 8)  # vertices in, normals out; corners in, face normals and areas out
     drawn = len(views) * (count * 48 + faces * 84)
     contours = len(views) * (edges * 8 + count * 48) + places * 8
+    seen = len(views) * (count * 0.4)  # vertices that a view sees well, about
     x = frame.outbox["vertices"]
     sums = go.buffer["sums"]
 
     def settle() -> None:
         go.refine(WARM, compare=False)
 
+    skin = go.skin
+    follow = {} if skin is None else {
+        # Pictures as coarse as those that are compared, their sums, one round of groups.
+        "following the skin": (
+            lambda: skin.follow(go), grey / 4 ** int(go.buffer["level1"]) * (4 + 24 + 4) + seen * (8 + 48) + count * (48 + 2 * 72 + 4 * 24 + 24)
+        ),
+    }  # fmt: skip
     return {
         "masks, maps, pictures": (go.observe, pixels * 17 + 2 * coarse * 21 + pictures + 4 * grey),
         "a pose's normals": (lambda: go.shape(x), pose),
@@ -44,6 +52,7 @@ def groups_of(frame: WarmFrame, track: Track, views: Sequence[View]) -> dict[str
             lambda: go.rigid_step(half, x, 10e-3, 0.3, 1.0, go.buffer["step"]),
             pose + drawn + coarse * (3 * 8 + 16 + 36 + 24 * 2) + contours + places * 8,
         ),
+        **follow,
         "contours and their median": (lambda: go.contours(fine, x, WARM.gate, WARM.scale), contours),
         "search on the pictures": (
             lambda: go.compare(WARM), 4 * grey + 2 * sums.nbytes + faces * 384 * 2 + count * heights * 4 * 8

@@ -242,7 +242,7 @@ def main() -> int:
 
 def settings_of(vertices: int) -> SurfaceSettings:
     """Of the tracks."""
-    return SurfaceSettings(vertices=vertices, iterations=2, uv=False, steady=False, skin=False)  # CUDA has none yet
+    return SurfaceSettings(vertices=vertices, iterations=2, uv=False, steady=False)
 
 
 def drawn_by_nvdiffrast(

@@ -181,11 +181,6 @@ def make_reconstructor(
         "surface: vertices: %s, rasteriser %s, kernels %s; a new machine compiles now",
         surface.vertices or "as many as pictures tell apart", rasterizer.name, kernels.name,
     )  # fmt: skip
-    if surface.photometric and not kernels.skin:
-        log.warning(
-            "surface: kernels %s do not follow the skin: vertices slide along the surface; 'cpu' would",
-            kernels.name,
-        )
     start = time.perf_counter()
     rehearse(settings, rasterizer, kernels)
     log.info("surface: ready after %.1f s", time.perf_counter() - start)

@@ -97,7 +97,7 @@ class SurfaceSettings:
     keyframe_iterations: at full resolution. photometric: whether pictures are compared. polish: iterations more that a
     keyframe gets on pictures of each size, from the usual to the finest, in which normals tell relief alone. The sigmas
     are the best case; each frame raises them to what its views disagree by.
-    skin: whether vertices follow what they look like along the surface; it takes ``photometric``, and kernels that can.
+    skin: whether vertices follow what they look like along the surface; it takes ``photometric``.
     hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas. steady:
     whether what is handed out is filtered against jitter (the track itself never is).
     """

@@ -34,7 +34,6 @@ class SurfaceKernels(Protocol):
     """An implementation of a frame's heavy steps. For one thread at a time."""
 
     name: str
-    skin: bool  # whether what they keep of pictures is where ``skin`` reads it
 
     def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[Any, Any]:
         """The views' normals and trust where these kernels read them, inside (V, H, W) the masks (``maps.stacked``)."""
@@ -46,6 +45,10 @@ class SurfaceKernels(Protocol):
 
     def pictures(self, views: Sequence[View], middle: np.ndarray) -> Pictures:
         """The views' pictures where these kernels read them (``photometric.pictures``)."""
+        ...
+
+    def on_host(self, pictures: Pictures) -> Pictures:
+        """The same where numpy reads them."""
         ...
 
     def fuse_normals(self, shape: Shape, raster: Raster, observation: Observation) -> Fused:
@@ -98,7 +101,6 @@ class CpuKernels:
     """numba, on all cores."""
 
     name = "cpu"
-    skin = True
 
     def maps(self, views: Sequence[View], inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See ``SurfaceKernels``."""
@@ -111,6 +113,10 @@ class CpuKernels:
     def pictures(self, views: Sequence[View], middle: np.ndarray) -> Pictures:
         """See ``SurfaceKernels``."""
         return pictures(views, middle)
+
+    def on_host(self, pictures: Pictures) -> Pictures:
+        """See ``SurfaceKernels``."""
+        return pictures
 
     def fuse_normals(self, shape: Shape, raster: Raster, observation: Observation) -> Fused:
         """See ``SurfaceKernels``."""

@@ -132,7 +132,7 @@ def _as_coarse(observation: Observation, footprint: float) -> Pictures:
     assert pictures is not None
     while pictures.footprint < footprint / np.sqrt(2):
         pictures = pictures.coarser
-    return pictures
+    return observation.kernels.on_host(pictures)
 
 
 def _comparable(pictures: Pictures, observation: Observation) -> np.ndarray:

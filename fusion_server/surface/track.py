@@ -38,7 +38,7 @@ class SurfaceTracker:
         self._settings = settings
         self._rasterizer = rasterizer
         self._kernels = kernels
-        self._follows_skin = settings.skin and settings.photometric and kernels.skin
+        self._follows_skin = settings.skin and settings.photometric
         self.reset()
 
     def reset(self) -> None:

@@ -1,7 +1,8 @@
 """Compiles a kernel source into a shared library: nvcc for a GPU, a C++ compiler for the emulation on the CPU.
 
 No headers of torch are needed, so a library takes seconds on a bare machine. It is kept in the user's cache under a
-name that holds a hash of the source, ``kernel.h``, the command and the compiler's version.
+name that holds a hash of the source, ``kernel.h``, the headers beside the source, the command and the compiler's
+version.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def build(source: Path, architecture: str = "") -> Path:
         raise HeadstreamError(f"{source.name}: {missing} is not found, and this part is compiled on first use")
     command = [program, *((f"-arch={architecture}", *_NVCC) if cuda else _CXX), f"-I{_HEADER.parent}"]
     digest = hashlib.sha256()
-    for part in (source.read_bytes(), _HEADER.read_bytes(), "\0".join(command).encode(), _version(program).encode()):
+    read = (source, _HEADER, *sorted(source.parent.glob("*.h")))
+    for part in (*(path.read_bytes() for path in read), "\0".join(command).encode(), _version(program).encode()):
         digest.update(hashlib.sha256(part).digest())
     kind = architecture or "emulated"
     library = user_cache_path("headstream") / "kernels" / f"{source.stem}-{kind}-{digest.hexdigest()[:16]}.so"

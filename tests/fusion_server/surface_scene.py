@@ -1,4 +1,4 @@
-"""A subject for surface tests: a bumpy, textured blob the size of a head, rendered into a ring of pinhole cameras."""
+"""Subjects for surface tests, textured and the size of a head, rendered into a ring of pinhole cameras."""
 
 from __future__ import annotations
 
@@ -50,6 +50,25 @@ def skin(times: int = 5, seed: int = 3) -> np.ndarray:
     draw = np.random.default_rng(seed)
     wave = draw.normal(size=(60, 3)) * 450  # radians a metre: lengths of about a centimetre
     return 130 + 12 * np.sin(points @ wave.T + draw.uniform(0, 2 * np.pi, 60)).sum(1) / np.sqrt(30)
+
+
+def egg(degrees: float) -> Mesh:
+    """A round head, the same all around, that turns on a neck that stays: no normal and no outline ever tells."""
+    sphere = icosphere(5)
+    x, y, z = (sphere.vertices * (0.09, 0.11, 0.09)).T
+    turn = np.radians(degrees) / (1 + np.exp(-(y + 0.03) / 0.012))  # about nothing at the chin's end, all at the top
+    c, s = np.cos(turn), np.sin(turn)
+    return Mesh(np.stack([c * x + s * z, y, c * z - s * x], 1), sphere.faces)
+
+
+def marks() -> np.ndarray:
+    """Grey values of the egg's vertices: marks of one centimetre to ten, the larger the stronger.  # P"""
+    draw = np.random.default_rng(3)
+    length = np.geomspace(0.012, 0.1, 80)
+    way = draw.normal(size=(80, 3))
+    wave = 2 * np.pi * way / np.linalg.norm(way, axis=1, keepdims=True) / length[:, None]
+    level = np.sin(egg(0).vertices @ wave.T + draw.uniform(0, 2 * np.pi, 80)) @ np.sqrt(length)
+    return 130 + 15 * level / level.std()
 
 
 def ring(count: int = 8, size: int = 128, distance: float = 0.9, field: float = 0.34) -> tuple[Camera, ...]:

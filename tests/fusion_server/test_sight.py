@@ -324,7 +324,7 @@ def test_a_track_is_the_same_whichever_way_the_pictures_went():
         balls = {c.name: _seen(c, np.array([shift, 0.0, 0.0])).image for c in cameras}
         sets.append({name: np.repeat(image[..., None], 3, -1) for name, image in balls.items()})
     calibration = Calibration(cameras, {}, {})
-    settings = SurfaceSettings(vertices=800, hull_cells=32, keyframe_iterations=8, uv=False, skin=False)
+    settings = SurfaceSettings(vertices=800, hull_cells=32, keyframe_iterations=8, uv=False)
     runs = []
     for kind in ("host", "device"):
         engine = BallEngine(6)

@@ -196,7 +196,7 @@ def test_what_a_frame_left_on_the_device_goes_with_it(scene, kernels):
 
 def test_a_track_follows_as_it_does_on_the_cpu(device):
     """Keyframe, turn, expression, and what a checkpoint keeps between frames: once it refused a tracker on a device."""
-    settings = SurfaceSettings(vertices=800, hull_cells=32, keyframe_iterations=8, uv=False, skin=False)
+    settings = SurfaceSettings(vertices=800, hull_cells=32, keyframe_iterations=8, uv=False)
     meshes = [blob(4), turned(blob(4), 3.0), turned(blob(4, 2e-3), 5.0)]
     takes = []
     for tracker in (

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from surface_scene import camera_at, icosphere, ring, views_of
+from surface_scene import camera_at, egg, icosphere, marks, ring, views_of
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.observation import look, observe
@@ -21,26 +21,7 @@ SETTINGS = SurfaceSettings(vertices=2500, keyframe_iterations=9, hull_cells=64, 
 RASTERIZER = CpuRasterizer()
 
 
-def egg(degrees: float) -> Mesh:
-    """A round head, the same all around, that turns on a neck that stays: no normal and no outline ever tells."""
-    sphere = icosphere(5)
-    x, y, z = (sphere.vertices * (0.09, 0.11, 0.09)).T
-    turn = np.radians(degrees) / (1 + np.exp(-(y + 0.03) / 0.012))  # about nothing at the chin's end, all at the top
-    c, s = np.cos(turn), np.sin(turn)
-    return Mesh(np.stack([c * x + s * z, y, c * z - s * x], 1), sphere.faces)
-
-
-def marked() -> np.ndarray:
-    """Grey values of the egg's vertices: marks of one centimetre to ten, the larger the stronger.  # P"""
-    draw = np.random.default_rng(3)
-    length = np.geomspace(0.012, 0.1, 80)
-    way = draw.normal(size=(80, 3))
-    wave = 2 * np.pi * way / np.linalg.norm(way, axis=1, keepdims=True) / length[:, None]
-    level = np.sin(egg(0).vertices @ wave.T + draw.uniform(0, 2 * np.pi, 80)) @ np.sqrt(length)
-    return 130 + 15 * level / level.std()
-
-
-TEXTURE = marked()
+TEXTURE = marks()
 
 
 def observed(mesh: Mesh):

@@ -59,8 +59,6 @@ def _on_stream(step: Callable[..., T]) -> Callable[..., T]:
 class CudaKernels:
     """See ``kernels.SurfaceKernels``."""
 
-    skin = False
-
     def __init__(self, device: str = "cuda"):
         """device: "cuda", "cuda:1", or "cpu" for the emulation. Raises HeadstreamError where it is not to be had."""
         self._named = device
@@ -97,6 +95,13 @@ class CudaKernels:
         if there is None:
             return photometric.pictures(views, middle)
         return resident_pictures(there["fine"], views, middle, self._lane)
+
+    @_on_stream
+    def on_host(self, pictures: Pictures) -> Pictures:
+        """See ``SurfaceKernels``."""
+        if isinstance(pictures.grey, np.ndarray):
+            return pictures
+        return Pictures(pictures.grey.cpu().numpy(), pictures.rig, pictures.footprint)
 
     @_on_stream
     def fuse_normals(self, shape: Shape, raster: Raster, observation: Observation) -> Fused:
@@ -302,7 +307,7 @@ class CudaKernels:
     def _frame(self, frame: Frame, track: Track, rasterizer: CudaRasterizer, settings: SurfaceSettings) -> WarmFrame:
         """That of this track and views of this size; of the last few kinds one each."""
         view, held = frame.views[0], self._frames.of(track.topology, dict)
-        kept = track.pose, track.bias.tilt  # the frame holds what was made of them
+        kept = track.pose, track.bias.tilt, track.skin  # the frame holds what was made of them
         key = (frame.names, view.shape, view.picture_shape, settings, *map(id, kept))
         if key not in held:
             if len(held) == _KEPT_FRAMES:

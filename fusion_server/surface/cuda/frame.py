@@ -44,7 +44,7 @@ class WarmFrame:
         lib = libraries["shape"]
         self._device, self._photometric, self._iterations = lib.device, settings.photometric, settings.iterations
         self._lane = Lane(lib.device, lib.own_stream)
-        sizes = Sizes.of(views, track.topology, settings.photometric)
+        sizes = Sizes.of(views, track, settings.photometric)
         self.inbox, self.outbox = sizes.inbox(lib.device), sizes.outbox(lib.device)
         kept = kept_of(track, [view.camera.name for view in views], lib)
         self.launches = Launches(libraries, indices, sizes, settings, self.inbox, self.outbox, kept)

@@ -18,8 +18,9 @@ from fusion_server.surface.base import SurfaceSettings
 from fusion_server.surface.cuda.indices import Indices
 from fusion_server.surface.cuda.memory import Packed
 from fusion_server.surface.cuda.room import Level, Sizes
+from fusion_server.surface.cuda.skin import SkinLaunches
 from fusion_server.surface.refine import Step
-from fusion_server.surface.warm import FAST, MOVED, WARM
+from fusion_server.surface.warm import FAST, LED, MOVED, WARM
 from geometry.device import Library
 from geometry.rasterize.base import NEAR
 
@@ -39,10 +40,10 @@ class Launches:
     ):
         """kept: what a track keeps of its keyframe, and tables."""
         self._libraries, self.mesh, self._settings = libraries, mesh, settings
-        self._in, self._out, self.kept = inbox, outbox, kept
+        self.inbox, self.outbox, self.kept = inbox, outbox, kept
         self._views, self._height, self._width = sizes.views, sizes.height, sizes.width
         self._vertices, self._faces, self._edges = sizes.vertices, sizes.faces, sizes.edges
-        self._picture = sizes.picture
+        self._picture, self._pyramid = sizes.picture, sizes.pyramid
         self._steps = (WARM,) * settings.iterations
         self._x = outbox["vertices"]
         self._when: torch.Tensor | None = None
@@ -52,11 +53,15 @@ class Launches:
         flags = library.zeros((4,), torch.int32)
         self._flag = dict(zip(("coarse", "again", "more", "steady"), flags.split(1), strict=True))
         self._flag["moved"] = outbox["moved"]
+        self.skin = SkinLaunches(self._run, self._only, sizes, library) if sizes.groups else None
+        self._still = rigid.STILL if self.skin is None else LED
 
     def __call__(self) -> None:
         """Launch all of it."""
         self.observe()
         self.follow()
+        if self.skin is not None:
+            self.skin.follow(self)
         fine, moved, steady = self.levels[0], self._flag["moved"], self._flag["steady"]
         with self._only(moved):  # a head that moves this much does not move as one piece
             self.look(fine)
@@ -84,14 +89,14 @@ class Launches:
 
     def observe(self) -> None:
         """Clean masks, weigh confidence, find the subject's middle, make pictures ready, halve the maps."""
-        i, b, k, s, (fine, half, _) = self._in, self.buffer, self.kept, silhouette, self.levels
+        i, b, k, s, (fine, half, _) = self.inbox, self.buffer, self.kept, silhouette, self.levels
         size = self._views, self._height, self._width
         self._run(
             "masks", "clean_masks", i["mask"], i["known"], *size, s._KEEP, s._HOLE, s._SMALLEST, b["label"], b["area"],
-            b["pieces"], self._out["blind"], b["across"], b["soft"],
+            b["pieces"], self.outbox["blind"], b["across"], b["soft"],
         )  # fmt: skip
         self._run(
-            "masks", "signed_distances", b["soft"], self._out["blind"], k["mask_taps"], len(k["mask_taps"]),
+            "masks", "signed_distances", b["soft"], self.outbox["blind"], k["mask_taps"], len(k["mask_taps"]),
             k["quantile"], *size, b["label"], b["across"], fine.inside, fine.distance,
         )  # fmt: skip
         self._run(
@@ -99,20 +104,27 @@ class Launches:
             fine.trust,
         )  # fmt: skip
         self._run(
-            "observe", "find_middle", b["pieces"], self._out["blind"], i["inverse"], i["rotation"], i["center"],
-            i["focal"], i["fine_center"], i["fine_focal"], self._views, self._out["middle"], b["away"], b["fine_away"],
+            "observe", "find_middle", b["pieces"], self.outbox["blind"], i["inverse"], i["rotation"], i["center"],
+            i["focal"], i["fine_center"], i["fine_focal"], self._views, self.outbox["middle"], b["away"],
+            b["fine_away"],
         )  # fmt: skip
         self._run("reduce", "middle_two", b["away"], self._views, 0, b["pixel"])
         self._run("reduce", "middle_two", b["fine_away"], self._views, 0, b["fine_pixel"])
         if self._settings.photometric:
-            rows, columns, *channels = self._picture
+            height, width, *channels = self._picture
             self._run(
                 "observe", "grey_pictures", i["image"], *(channels or [1]), k["picture_taps"], len(k["picture_taps"]),
-                self._views, rows, columns, b["grey_across"], b["grey"],
+                self._views, height, width, b["grey_room"], b["grey0"],
             )  # fmt: skip
+            self._run("shape", "copy", i["fine_matrix"], 12 * self._views, b["matrix0"])
+            for n, picture in enumerate(self._pyramid[:-1]):
+                self._run(
+                    "observe", "coarser_pictures", b[f"grey{n}"], b[f"matrix{n}"], self._views, *picture,
+                    b[f"grey{n + 1}"], b[f"matrix{n + 1}"],
+                )  # fmt: skip
         self.halve(fine, half)
         self._run("shape", "copy", i["start"], 3 * self._vertices, b["x1"])
-        self._run("shape", "copy", i["share"], 1, self._out["share"])
+        self._run("shape", "copy", i["share"], 1, self.outbox["share"])
 
     def halve(self, level: Level, half: Level) -> None:
         """``Observation.coarser``."""
@@ -127,7 +139,9 @@ class Launches:
         r, flag, b, x, (_, half, quarter) = rigid, self._flag, self.buffer, self._x, self.levels
         first = b["x1"]
         self._rigid_move(half, first, x, r._ROUNDING)
-        self._run("rigid", "after_first", b["largest"], r._FAR, r.STILL, flag["coarse"], flag["again"], flag["more"])
+        self._run(
+            "rigid", "after_first", b["largest"], r._FAR, self._still, flag["coarse"], flag["again"], flag["more"]
+        )
         with self._only(flag["coarse"]):
             self.halve(half, quarter)
             self._rigid_move(quarter, first, first)
@@ -136,15 +150,17 @@ class Launches:
             self._rigid_move(quarter, first, first)
         with self._only(flag["coarse"]):
             self._rigid_move(half, first, x)
-            self._run("rigid", "after_step", b["largest"], r.STILL, flag["more"])
+            self._run("rigid", "after_step", b["largest"], self._still, flag["more"])
         with self._only(flag["more"]):
             self._rigid_move(half, x, x)
-        self._run("rigid", "went_far", self._in["start"], x, FAST, self._vertices, flag["moved"], flag["steady"])
+        self._run("rigid", "went_far", self.inbox["start"], x, FAST, self._vertices, flag["moved"], flag["steady"])
 
     def _rigid_move(self, level: Level, x: torch.Tensor, to: torch.Tensor, least: float = 0.0) -> None:
         """One step of ``rigid.follow_rigid``."""
         finest, b = level.times == 2.0, self.buffer
         self.rigid_step(level, x, rigid._SCALES[finest], rigid._SIGMAS[finest], float(finest), b["step"])
+        if finest and self.skin is not None:
+            self.skin.face(self, level, x)
         self._run(
             "rigid", "rigid_move", x, b["center"], b["motion"], least, rigid._FARTHEST, self._vertices, b["largest"], to
         )
@@ -160,7 +176,7 @@ class Launches:
         fused: bool = False,
     ) -> None:
         """Look, and ``rigid.rigid_step``."""
-        i, b, mesh = self._in, self.buffer, self.mesh
+        i, b, mesh = self.inbox, self.buffer, self.mesh
         self.look(level, x, fused)
         self._run("reduce", "means", x, self._vertices, 3, b["center"])
         self._run(
@@ -180,7 +196,7 @@ class Launches:
 
     def look(self, level: Level, x: torch.Tensor | None = None, fused: bool = True) -> None:
         """``observation.look``, and the fused normals."""
-        x, b, lv, i, mesh = self._x if x is None else x, self.buffer, level, self._in, self.mesh
+        x, b, lv, i, mesh = self._x if x is None else x, self.buffer, level, self.inbox, self.mesh
         self.shape(x)
         size = lv.distance.shape
         self._run(
@@ -204,10 +220,10 @@ class Launches:
 
     def contours(self, level: Level, x: torch.Tensor, gate: float, scale: float) -> None:
         """``refine.contours``."""
-        i, b, c, mesh = self._in, self.buffer, contour, self.mesh
+        i, b, c, mesh = self.inbox, self.buffer, contour, self.mesh
         self._run(
             "contour", "contours", x, b["normals"], mesh.edges, mesh.start, mesh.link, level.depth, level.matrix,
-            i["rotation"], i["center"], level.focal, level.distance, level.known, self._out["blind"],
+            i["rotation"], i["center"], level.focal, level.distance, level.known, self.outbox["blind"],
             *level.distance.shape, self._edges, self._vertices, gate, scale, c.OUTWARD, c.INWARD, c.ROUND, c.HIDDEN,
             c.OUTSIDE, b["share"], b["gradient"], b["want"], b["weight"], b["off"], b["off_count"],
         )  # fmt: skip
@@ -222,7 +238,7 @@ class Launches:
         b, k, mesh = self.buffer, self.kept, self.mesh
         self._run(
             "pose", "seen_again", self._x, mesh.faces, b["face_normals"], b["fused"], b["fused_weight"], k["tilt"],
-            self._faces, bias._LEARN, b["tilt_sums"], self._out["share"],
+            self._faces, bias._LEARN, b["tilt_sums"], self.outbox["share"],
         )  # fmt: skip
 
     def refine(self, step: Step, compare: bool) -> None:
@@ -247,7 +263,7 @@ class Launches:
         )  # fmt: skip
         self._run(
             "pose", "wanted_normals", x, mesh.faces, b["face_normals"], b["fused"], b["fused_weight"], k["tilt"],
-            self._out["share"], k["unseen"], b["trusted"], faces, b["wanted"], b["wanted_weight"],
+            self.outbox["share"], k["unseen"], b["trusted"], faces, b["wanted"], b["wanted_weight"],
         )  # fmt: skip
         self._run(
             "rows", "assemble", x, b["normals"], mesh.edges, mesh.start, mesh.neighbour, mesh.link, mesh.twin,
@@ -281,14 +297,9 @@ class Launches:
 
     def compare(self, step: Step) -> None:
         """``refine.compared``."""
-        b, mesh, ph, x, i = self.buffer, self.mesh, photometric, self._x, self._in
-        fine, grey, matrix = self.levels[0], b["grey"], i["fine_matrix"]
-        rows, columns = self._picture[:2]
-        for n in range(step.halvings):
-            self._run(
-                "observe", "coarser_pictures", grey, matrix, self._views, rows, columns, b[f"grey{n}"], b[f"matrix{n}"]
-            )
-            grey, matrix, rows, columns = b[f"grey{n}"], b[f"matrix{n}"], -(-rows // 2), -(-columns // 2)
+        b, mesh, ph, x, i = self.buffer, self.mesh, photometric, self._x, self.inbox
+        fine, grey, matrix = self.levels[0], b[f"grey{step.halvings}"], b[f"matrix{step.halvings}"]
+        rows, columns = self._pyramid[step.halvings]
         self._run(
             "observe", "search_of", b["edge"], b["fine_pixel"], 2.0**step.halvings, ph.FOOTPRINT, step.reach,
             step.step, ph._APART, ph._SPACING, b["search"], b["samples"],
@@ -326,7 +337,7 @@ class Launches:
         b = self.buffer
         self._run(
             "shape", "folds", b["normals"], self.mesh.faces, b["face_normals"], 0.0, self._faces,
-            b["folded"], self._out["inverted"],
+            b["folded"], self.outbox["inverted"],
         )  # fmt: skip
 
     def carry(self) -> None:
@@ -346,7 +357,7 @@ class Launches:
 
     def judge(self) -> None:
         """What ``quality.fit_of`` and ``rigid.rigid_step`` find on the coarser maps."""
-        b, half, out = self.buffer, self.levels[1], self._out
+        b, half, out = self.buffer, self.levels[1], self.outbox
         self.rigid_step(half, self._x, rigid._SCALES[-1], rigid._SIGMAS[-1], 0.0, out["wanted"], fused=True)
         self._run(
             "pixels", "overlap", half.face, half.inside, half.known, out["blind"], *half.distance.shape, out["counts"]

@@ -1,7 +1,7 @@
 // What is made of a frame before its surface is looked at: weights of mean 1, where the subject is, how large a pixel is
 // there, maps and pictures of half the size, pictures ready to compare, and what is searched on them: the twins of
 // observation.observe, Observation.coarser, photometric.pictures, Pictures.coarser and photometric.search_of.
-#include "kernel.h"
+#include "view.h"
 
 // sums: (V, 4) int64: pixels inside, their x, their y. trusts: (V, H), a row's confidence inside. trust: (V, H, W).
 extern "C" int weigh(
@@ -121,12 +121,6 @@ extern "C" int coarser(
         for (int k = 0; k < 4; ++k) known_out[4 * v + k] = floor(0.5 * known[4 * v + k]);
         focal_out[v] = 0.5 * focal[v];
     });
-}
-
-DEVICE int64_t mirrored(int64_t x, int64_t count) {  // ... 2 1 0 1 2 ...
-    if (count == 1) return 0;
-    x = x < 0 ? -x : x;
-    return x < count ? x : 2 * (count - 1) - x;
 }
 
 // Grey pictures (V, rows, columns), blurred; taps: of the blur's half, from the middle on. across: room.

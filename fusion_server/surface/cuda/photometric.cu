@@ -1,7 +1,7 @@
 // Where along its normal a vertex looks the same from several cameras: the twin of fusion_server/surface/photometric.py,
 // whose docstrings say what is computed. A face a thread chooses its views; a face and a height a thread reads the
 // pictures; a vertex and a height a thread correlates and averages; a vertex a thread looks for the peak.
-#include "kernel.h"
+#include "view.h"
 
 constexpr int SLOTS = 4, VIEWS = 3, PAIRS = SLOTS * (SLOTS - 1) / 2, SUMS = 2 * SLOTS + PAIRS;
 constexpr int PLACE = 12;  // numbers a slot: corners (3, 2) in the picture, and their rises (3, 2)
@@ -9,20 +9,6 @@ constexpr int PLACE = 12;  // numbers a slot: corners (3, 2) in the picture, and
 DEVICE int pair_of(int s, int t) {  // number of a pair of slots, whichever comes first
     int low = s < t ? s : t, high = s < t ? t : s;
     return low * (2 * SLOTS - low - 1) / 2 + high - low - 1;
-}
-
-DEVICE bool sees(const double* m, const float* depth, int64_t height, int64_t width, double x, double y, double z, double slack) {
-    double w = m[8] * x + m[9] * y + m[10] * z + m[11];
-    if (!(w >= 0.01)) return false;
-    double px = rint((m[0] * x + m[1] * y + m[2] * z + m[3]) / w), py = rint((m[4] * x + m[5] * y + m[6] * z + m[7]) / w);
-    if (!(px >= 1 && py >= 1 && px < width - 1 && py < height - 1)) return false;
-    float shown = depth[(int64_t)py * width + (int64_t)px];
-    return shown > 0.0f && w < shown + slack;
-}
-
-DEVICE double facing_of(const double* n, const double* center, double x, double y, double z) {
-    double d0 = center[0] - x, d1 = center[1] - y, d2 = center[2] - z;
-    return (n[0] * d0 + n[1] * d1 + n[2] * d2) / sqrt(d0 * d0 + d1 * d1 + d2 * d2);
 }
 
 // Insert a view into a short list that is sorted by cosine; the last one falls out.

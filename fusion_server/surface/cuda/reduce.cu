@@ -52,6 +52,19 @@ extern "C" int weighted_middle(const double* values, const int64_t* weights, int
     });
 }
 
+// The value below which a share of the values lies, none of them negative; between two of them as numpy's quantile.
+// near: (2,), room for these two.
+extern "C" int quantile(const double* values, int64_t count, double share, double* near, double* out, void* stream) {
+    double at = share * (double)(count - 1);
+    int64_t low = (int64_t)at, high = low + 1 < count ? low + 1 : low;
+    int failed = launch_blocks(2, stream, EACH_BLOCK (int64_t block, double* shared) {
+        double value = ranked(values, nullptr, count, shared, [=](int64_t) { return (block ? high : low) + 1; });
+        PHASE (t) { if (t == 0) near[block] = value; }
+    });
+    if (failed) return failed;
+    return launch(1, stream, EACH (int64_t) { *out = near[0] + (near[1] - near[0]) * (at - (double)low); });
+}
+
 // Means of the columns of (count, columns).
 extern "C" int means(const double* values, int64_t count, int64_t columns, double* out, void* stream) {
     return launch_blocks(columns, stream, EACH_BLOCK (int64_t column, double* shared) {

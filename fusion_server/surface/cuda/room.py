@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 import torch
 
-from fusion_server.surface import photometric, silhouette
+from fusion_server.surface import photometric, silhouette, skin
 from fusion_server.surface.base import View
 from fusion_server.surface.cuda.indices import levelled
 from fusion_server.surface.cuda.memory import Packed
 from fusion_server.surface.refine import Step
-from fusion_server.surface.solve import Topology
 from fusion_server.surface.warm import Track
 from geometry.device import Library
 
@@ -23,6 +22,7 @@ SUMS = 14  # a face and height keeps, as in photometric.cu: 4 sums, 4 of squares
 RIGID_SUMS, CHUNKS, CONTOUR_CHUNKS = 27, 2048, 8192  # as in pixels.cu and rigid.cu
 THREADS = 256  # of a block, as in kernel.h
 SLOTS, PLACE, VIEWS = 4, 12, 3  # as in photometric.cu
+_LEAST_SIZES = 2  # of pictures: iterations of a head that moved far compare halved ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,8 @@ class Level:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of views (height, width: of their maps; picture: a picture's shape) and of a topology."""
+    """Of views (height, width: of their maps; picture: a picture's shape) and of a topology; groups: of vertices that
+    follow the skin alike, none where it is not followed."""
 
     views: int
     height: int
@@ -59,14 +60,26 @@ class Sizes:
     vertices: int
     faces: int
     edges: int
+    groups: int
+
+    @property
+    def pyramid(self) -> list[tuple[int, int]]:
+        """Rows and columns of the pictures and of each half of them, as far as one is worth to be compared."""
+        sizes = [(self.picture[0], self.picture[1])]
+        while len(sizes) < _LEAST_SIZES or (self.groups and min(sizes[-1]) > 2 * skin._AROUND):
+            rows, columns = sizes[-1]
+            sizes.append((-(-rows // 2), -(-columns // 2)))
+        return sizes
 
     @classmethod
-    def of(cls, views: Sequence[View], topology: Topology, photometric: bool) -> Sizes:
-        """Of a frame; without photometry a picture is one pixel."""
+    def of(cls, views: Sequence[View], track: Track, photometric: bool) -> Sizes:
+        """Of a track's frames; without photometry a picture is one pixel."""
         picture = views[0].picture_shape if photometric else (1, 1)
         height, width = views[0].shape
+        topology = track.topology
         vertices, faces, edges = len(topology.start) - 1, len(topology.faces), len(topology.edges)
-        return cls(len(views), height, width, picture, vertices, faces, edges)
+        groups = len(track.skin.groups.start) - 1 if photometric and track.skin is not None else 0
+        return cls(len(views), height, width, picture, vertices, faces, edges, groups)
 
     def inbox(self, device: torch.device) -> Packed:
         """What a frame brings: numbers and pictures, and last the maps, which may be on the device already."""
@@ -116,7 +129,10 @@ class Sizes:
         places, blocks = v * (e + p), -(-p // THREADS)
         heights = max(2 * round(step.reach / step.step) + 1 for step in steps)
         turns = max(step.solver_steps for step in steps)
-        rows, columns = self.picture[:2]
+        pictures = v, *self.picture[:2]
+        sizes, g = self.pyramid, self.groups
+        pixels = [v * height * width for height, width in sizes]
+        grey_room = (3, *pictures) if g else pictures
         kinds = {
             F64: {
                 "x1": (p, 3), "x2": (p, 3), "normals": (p, 3), "face_normals": (f, 3), "areas": (f,), "lengths": (f,),
@@ -131,27 +147,32 @@ class Sizes:
                 "agreed": (f,), "agreed_middle": (2,), "pull_middle": (2,), "trusted": (1,), "wanted": (f, 3),
                 "wanted_weight": (f,), "diagonal": (p,), "beside": (e,), "right": (p,), "move": (p,), "cg_r": (p,),
                 "cg_z": (p,), "cg_p": (2, p), "cg_q": (p,), "cg_parts": (2 + 2 * turns, blocks), "pose_sums": (12,),
-                "carried": (p, 3), "residuals": (f,),
+                "carried": (p, 3), "residuals": (f,), "matrices": (len(sizes), v, 12), "covers0": (1,), "covers1": (1,),
+                "asked": (p if g else 0, 9), "group_system": (g, 6), "group_right": (g, 3), "group_diagonal": (g, 6),
+                "group_inverse": (g, 6), "group_r": (g, 3), "group_z": (g, 3), "group_p": (g, 3), "group_q": (g, 3),
+                "motions": (g, 3), "ways": (g,), "between": (2,), "usual": (1,), "most": (1,),
+                "onto": (v, 6),
             },
             F32: {
-                "across": maps, "soft": maps, "grey_across": (v, rows, columns), "grey": (v, rows, columns),
+                "across": maps, "soft": maps, "grey_room": grey_room, "greys": (sum(pixels),),
+                "seen0": pictures if g else (0,), "seen1": pictures if g else (0,), "facing": (v, p if g else 0),
                 "sums": (f, SUMS, heights), "flatness": (p, heights), "curves0": (p, heights), "curves1": (p, heights),
                 "contrast0": (p,), "contrast1": (p,),
             },
             I64: {"area": maps, "pieces": (v, 4), "votes": (f, 4), "residual_counts": (f,)},
-            I32: {"label": maps, "off_count": (1,)},
+            I32: {"label": maps, "off_count": (1,), "level0": (1,), "level1": (1,)},
             I8: {"slots": (f, SLOTS), "best": (p, VIEWS), "folded": (f,), "marked": (p,)},
         }  # fmt: skip
         made = {n: library.zeros(shape, kind) for kind, shapes in kinds.items() for n, shape in shapes.items()}
-        for n in range(max(step.halvings for step in steps)):
-            rows, columns = -(-rows // 2), -(-columns // 2)
-            made |= {f"grey{n}": library.empty((v, rows, columns), F32), f"matrix{n}": library.empty((v, 12), F64)}
+        assert max(step.halvings for step in steps) < len(sizes)
+        for n, (part, size) in enumerate(zip(made["greys"].split(pixels), sizes, strict=True)):
+            made |= {f"grey{n}": part.view(v, *size), f"matrix{n}": made["matrices"][n]}
         made["pull"].fill_(-1.0)  # where pictures are not compared, they pull nowhere
         return made
 
 
 def kept_of(track: Track, cameras: Sequence[str], library: Library) -> dict[str, torch.Tensor]:
-    """What a track keeps of its keyframe (``Rest``, ``Bias``; outlines in these cameras' order), and tables."""
+    """What a track keeps of its keyframe (``Rest``, ``Bias``, ``Skin``; by cameras in this order), and tables."""
     pose, bias, topology = track.pose, track.bias, track.topology
     none = np.zeros(len(topology.edges) + len(pose.vertices))
     inner, inner_start = levelled(pose.unseen, topology.start, topology.neighbour)
@@ -165,6 +186,13 @@ def kept_of(track: Track, cameras: Sequence[str], library: Library) -> dict[str,
         "quantile": (silhouette._NORMAL_QUANTILE, np.float32), "mask_taps": (_taps(silhouette._BLUR), np.float32),
         "picture_taps": (_taps(photometric._BLUR), np.float32),
     }  # fmt: skip
+    if track.skin is not None:
+        groups = track.skin.groups
+        for size in range(len(skin._FOOTPRINTS)):
+            arrays[f"expected{size}"] = track.skin.expected(cameras, size), np.float32
+        arrays["links"] = groups.links, np.float64
+        for name in ("of", "first", "member", "start", "neighbour"):
+            arrays[f"group_{name}"] = getattr(groups, name), np.int32
     return {name: library.up(array, kind) for name, (array, kind) in arrays.items()}
 
 

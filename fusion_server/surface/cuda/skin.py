@@ -1,0 +1,95 @@
+"""Launches of a warm frame that lead vertices along the surface: ``skin.follow_skin`` on buffers that never move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import torch
+
+from fusion_server.surface import groups, skin
+from fusion_server.surface.cuda.room import Level, Sizes
+from geometry.device import Library
+
+if TYPE_CHECKING:
+    from fusion_server.surface.cuda.launches import Launches
+
+_FINEST = len(skin._FOOTPRINTS) - 1
+
+
+class SkinLaunches:
+    """See ``launches.Launches``, whose part it is; these hand themselves over, with their buffers."""
+
+    def __init__(
+        self,
+        run: Callable[..., None],
+        only: Callable[[torch.Tensor], AbstractContextManager],
+        sizes: Sizes,
+        library: Library,
+    ):
+        """run, only: the launches' own."""
+        self._run, self._only, self._sizes = run, only, sizes
+        self._rounds = library.zeros((skin._ROUNDS + 1,), torch.int32)
+        self._go = self._rounds.split(1)  # whether there is such a round; what one decides on is the next one's
+        self._lead, self._moves = library.zeros((2,), torch.int32).split(1)
+
+    def face(self, launches: Launches, level: Level, x: torch.Tensor) -> None:
+        """``skin._facing`` of what was looked at last."""
+        b = launches.buffer
+        self._run(
+            "skin", "facing", x, b["normals"], level.matrix, launches.inbox["center"], level.depth, *level.depth.shape,
+            self._sizes.vertices, skin._FACING, skin._SLACK, b["facing"],
+        )  # fmt: skip
+
+    def follow(self, launches: Launches) -> None:
+        """``skin.follow_skin``, in place."""
+        self.make_comparable(launches, _FINEST)
+        self._run("skin", "begin", 0, skin._ROUNDS, self._rounds)
+        self._follow(launches, _FINEST, may_lead=True)
+        for size in range(_FINEST + 1):
+            if size < _FINEST:
+                with self._only(self._lead):
+                    self.make_comparable(launches, size)
+            self._run("skin", "begin", self._lead, skin._ROUNDS, self._rounds)
+            self._follow(launches, size)
+
+    def make_comparable(self, launches: Launches, size: int) -> None:
+        """``skin._as_coarse`` and ``skin._comparable``."""
+        b, s, fine = launches.buffer, self._sizes, launches.levels[0]
+        level = b[f"level{size}"]
+        self._run(
+            "skin", "as_coarse", b["fine_pixel"], skin._FOOTPRINTS[size], len(s.pyramid), level, b[f"covers{size}"]
+        )
+        self._run(
+            "skin", "comparable", b["greys"], b["matrices"], level, s.views, *s.pyramid[0], fine.inside, fine.matrix,
+            s.height, s.width, skin._AROUND, skin._QUIET, b["onto"], b["grey_room"], b[f"seen{size}"],
+        )  # fmt: skip
+
+    def _follow(self, launches: Launches, size: int, may_lead: bool = False) -> None:
+        """``skin._followed``; may_lead: whether it may say that coarser pictures have to lead the way."""
+        b, k, s, mesh, x = launches.buffer, launches.kept, self._sizes, launches.mesh, launches.outbox["vertices"]
+        level, covers, expected = b[f"level{size}"], b[f"covers{size}"], k[f"expected{size}"]
+        for n in range(skin._ROUNDS):
+            with self._only(self._go[n]):
+                self._run(
+                    "skin", "asked", x, b["normals"], b["facing"], b[f"seen{size}"], b["matrices"], level, s.views,
+                    *s.pyramid[0], expected, s.vertices, skin._NOISE, skin._OUTLIER, k["group_first"],
+                    k["group_member"], s.groups, b["asked"], b["group_system"], b["group_right"],
+                )  # fmt: skip
+                self._run(
+                    "groups", "group_motions", b["group_system"], b["group_right"], k["group_start"],
+                    k["group_neighbour"], k["links"], 1 / skin._ALIKE**2, groups._HELD, s.groups, groups._STEPS,
+                    b["group_diagonal"], b["group_inverse"], b["group_r"], b["group_z"], b["group_p"], b["group_q"],
+                    b["motions"], b["ways"],
+                )  # fmt: skip
+                for share, to in ((skin._NEARLY_ALL, "usual"), (1.0, "most")):
+                    self._run("reduce", "quantile", b["ways"], s.groups, share, b["between"], b[to])
+                self._run(
+                    "skin", "decide", b["usual"], b["most"], covers, skin._FAR, skin._NEAR, skin._ROUNDING,
+                    self._lead if may_lead and n == 0 else 0, self._moves, self._go[n + 1],
+                )  # fmt: skip
+                self._run(
+                    "groups", "go_along", b["motions"], k["group_of"], mesh.start, mesh.neighbour, s.vertices,
+                    groups._SPREADS, self._moves, b["x1"], b["x2"], x,
+                )  # fmt: skip
