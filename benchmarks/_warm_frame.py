@@ -41,7 +41,8 @@ def groups_of(frame: WarmFrame, track: Track, views: Sequence[View]) -> dict[str
     follow = {} if skin is None else {
         # Pictures as coarse as those that are compared, their sums, one round of groups.
         "following the skin": (
-            lambda: skin.follow(go), grey / 4 ** int(go.buffer["level1"]) * (4 + 24 + 4) + seen * (8 + 48) + count * (48 + 2 * 72 + 4 * 24 + 24)
+            lambda: skin.follow(go),
+            32 * grey / 4 ** int(go.buffer["level1"]) + seen * (8 + 48) + count * (48 + 2 * 72 + 4 * 24 + 24),
         ),
     }  # fmt: skip
     return {

@@ -56,7 +56,7 @@ class Pictures:
     @cached_property
     def coarser(self) -> Pictures:
         """Half as many pixels each way, and a search twice as far."""
-        grey = np.stack([cv2.pyrDown(picture) for picture in self.grey])
+        grey = np.stack(each(cv2.pyrDown, self.grey))
         return Pictures(grey, self.halved_rig(), 2 * self.footprint)
 
     def halved_rig(self) -> Rig:
@@ -142,7 +142,7 @@ def photometric_positions(
     search = search_of(shape, pictures, reach, step)
     heights, places = search.heights, search.places
     slot_of = np.full((len(topology.faces), len(depth)), -1, np.int8)
-    sums = np.zeros((len(topology.faces), 2 * _SLOTS + 6, len(heights)), np.float32)
+    sums = np.empty((len(topology.faces), 2 * _SLOTS + 6, len(heights)), np.float32)
     _sample(
         shape.vertices, shape.normals, topology.faces, shape.face_normals, places, heights, pictures.grey,
         pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, search.slack, slot_of, sums,
@@ -219,6 +219,7 @@ def _sample(
     count = heights.shape[0]
     reach = heights[-1]
     for f in numba.prange(faces.shape[0]):
+        sums[f] = 0.0
         a, b, c = faces[f]
         x = (vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) / 3.0
         y = (vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) / 3.0
@@ -271,8 +272,8 @@ def _sample(
                 dx, dy = np.float32(2.0 * dx / (count - 1)), np.float32(2.0 * dy / (count - 1))
                 for h in range(count):
                     px, py = x0 + np.float32(h) * dx, y0 + np.float32(h) * dy
-                    jx, jy = np.int32(px), np.int32(py)
-                    fx, fy = px - np.float32(jx), py - np.float32(jy)
+                    fx, fy = px - np.float32(np.int32(px)), py - np.float32(np.int32(py))
+                    jx, jy = np.uint32(px), np.uint32(py)  # of what may be negative, numba asks whether it is
                     upper = picture[jy, jx] + fx * (picture[jy, jx + 1] - picture[jy, jx])
                     lower = picture[jy + 1, jx] + fx * (picture[jy + 1, jx + 1] - picture[jy + 1, jx])
                     level[s, h] = upper + fy * (lower - upper) - GREY

@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numba
 import numpy as np
 
-from fusion_server.surface.each import each
+from fusion_server.surface.comparable import Comparable
 from fusion_server.surface.groups import Groups
 from fusion_server.surface.observation import Look, Observation
-from fusion_server.surface.photometric import Pictures, sees
+from fusion_server.surface.photometric import sees
 from fusion_server.surface.solve import Topology
 
 # Chosen by how far vertices slide on the demo's take, every 9th frame of it, with a network's normals.
@@ -30,8 +29,6 @@ _ROUNDS = 4  # on each of them, at most
 _NEARLY_ALL = 0.95  # of the groups
 _NEAR = 0.2  # pixels: when they go less far in a round, another is not worth it
 _FAR = 0.5  # pixels: when they go farther, coarser pictures have to lead the way
-_AROUND = 11  # pixels: side of the square whose mean and contrast are taken out
-_QUIET = 2.0  # grey levels of contrast that count as none
 _FACING = 0.3  # cosine to the view; nearer to grazing, neighbours fall on one pixel
 _SLACK = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _NOISE = 0.7  # of a comparable picture, which has contrast one
@@ -56,8 +53,8 @@ class Skin:
         o, shape, facing = observation, look.shape, _facing(look)
         grey = []
         for footprint in _FOOTPRINTS:
-            pictures = _as_coarse(o, footprint)
-            grey.append(_seen(shape.vertices, facing, _comparable(pictures, o), pictures.rig.matrix))
+            pictures = Comparable.begun(o, footprint)
+            grey.append(_seen(shape.vertices, facing, pictures.maps(), pictures.matrix))
         grey = np.stack(grey, 1)  # V,n,P
         weight = np.where(np.isnan(grey), 0.0, facing[:, None] ** 2)
         total = weight.sum(0)
@@ -72,20 +69,34 @@ class Skin:
         return np.stack([np.where(np.isnan(own), mean, own) for own in kept])
 
 
+def begun(observation: Observation) -> Comparable:
+    """The pictures that the skin is looked for on first."""
+    return Comparable.begun(observation, _FOOTPRINTS[-1])
+
+
 def follow_skin(
-    vertices: np.ndarray, skin: Skin, look: Look, observation: Observation, topology: Topology
+    vertices: np.ndarray,
+    skin: Skin,
+    look: Look,
+    observation: Observation,
+    topology: Topology,
+    finest: Comparable | None = None,
 ) -> np.ndarray:
     """Vertices (P, 3) moved along the surface to where the observation's pictures show what the keyframe saw there.
 
     look: at nearly these vertices, to know which of them each view shows.  # P,3
+    finest: the observation's pictures, where they have been begun.
     """
     facing = _facing(look)
-    finest = len(_FOOTPRINTS) - 1
-    there = _followed(vertices, skin, look, observation, topology, facing, finest, _FAR)
+    names = [camera.name for camera in observation.cameras]
+    last = len(_FOOTPRINTS) - 1
+    finest = finest or begun(observation)
+    there = _followed(vertices, skin, look, topology, facing, finest, skin.expected(names, last), _FAR)
     if there is not None:
         return there
-    for size in range(len(_FOOTPRINTS)):
-        there = _followed(vertices, skin, look, observation, topology, facing, size)
+    for size, footprint in enumerate(_FOOTPRINTS):
+        pictures = finest if size == last else Comparable.begun(observation, footprint)
+        there = _followed(vertices, skin, look, topology, facing, pictures, skin.expected(names, size))
         assert there is not None  # no way is too far without a limit
         vertices = there
     return vertices
@@ -95,22 +106,19 @@ def _followed(
     vertices: np.ndarray,
     skin: Skin,
     look: Look,
-    observation: Observation,
     topology: Topology,
     facing: np.ndarray,
-    size: int,
+    pictures: Comparable,
+    expected: np.ndarray,
     far: float = np.inf,
 ) -> np.ndarray | None:
-    """Vertices (P, 3) after a few rounds on pictures of one size; None when nearly all have more than ``far`` pixels to
-    go at first, and coarser pictures should lead the way."""
-    pictures = _as_coarse(observation, _FOOTPRINTS[size])
-    maps = _comparable(pictures, observation)
-    expected = skin.expected([camera.name for camera in observation.cameras], size)
-    groups = skin.groups
+    """Vertices (P, 3) after a few rounds on pictures of one size, on which cameras expect (V, P) of them; None when
+    nearly all have more than ``far`` pixels to go at first, and coarser pictures should lead the way."""
+    maps, groups = pictures.maps(), skin.groups
     for n in range(_ROUNDS):
         system, right = np.empty((len(groups.start) - 1, 3, 3)), np.empty((len(groups.start) - 1, 3))
         _gather(
-            vertices, look.shape.normals, facing, maps, pictures.rig.matrix, expected, groups.first, groups.member,
+            vertices, look.shape.normals, facing, maps, pictures.matrix, expected, groups.first, groups.member,
             system, right,
         )  # fmt: skip
         moves = groups.solve(system, right, 1 / _ALIKE**2)
@@ -126,35 +134,6 @@ def _followed(
     return vertices
 
 
-def _as_coarse(observation: Observation, footprint: float) -> Pictures:
-    """The pictures, halved until a pixel covers about so many metres."""
-    pictures = observation.pictures
-    assert pictures is not None
-    while pictures.footprint < footprint / np.sqrt(2):
-        pictures = pictures.coarser
-    return observation.kernels.on_host(pictures)
-
-
-def _comparable(pictures: Pictures, observation: Observation) -> np.ndarray:
-    """Grey levels less the mean around them, over the contrast around them, and their steps to the right and down; NaN
-    off the subject.  # V,h,w,3 float32"""
-    views, height, width = pictures.grey.shape
-    out = np.empty((views, height, width, 3), np.float32)
-    # A view's maps and its picture are taken from one place: their pixels differ by scale and shift.
-    onto = observation.rig.matrix[:, :, :3] @ np.linalg.inv(pictures.rig.matrix[:, :, :3])
-
-    def prepare(n: int) -> None:
-        grey, inside = pictures.grey[n], observation.outlines.inside[n].view(np.uint8)
-        nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        mask = cv2.warpAffine(inside, onto[n, :2] / onto[n, 2, 2], (width, height), flags=nearest).astype(np.float32)
-        own = grey * mask
-        share, mean, square = (cv2.boxFilter(part, -1, (_AROUND, _AROUND)) for part in (mask, own, own * grey))
-        _compared(grey, mask, share, mean, square, out[n])
-
-    each(prepare, range(views))
-    return out
-
-
 def _facing(look: Look) -> np.ndarray:
     """How squarely each view shows each vertex: from 1 down to 0 where it is nearly grazing or hidden. No vertex comes
     into sight with a jerk.  # V,P float32"""
@@ -162,27 +141,6 @@ def _facing(look: Look) -> np.ndarray:
     out = np.zeros((len(rig.matrix), len(shape.vertices)), np.float32)
     _faces(shape.vertices, shape.normals, rig.matrix, rig.center, look.raster.depth, out)
     return out
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # without checks for zeros, eight pixels at a time
-def _compared(grey, mask, share, own, square, out):
-    """Level, and central differences of it; NaN off the subject and beside what is off."""
-    rows, columns = grey.shape
-    level = np.empty_like(grey)
-    quiet, half, off = np.float32(_QUIET * _QUIET), np.float32(0.5), np.float32(np.nan)
-    for y in range(rows):
-        for x in range(columns):
-            mean = own[y, x] / share[y, x]
-            contrast = max(square[y, x] / share[y, x] - mean * mean, np.float32(0.0))
-            value = (grey[y, x] - mean) / np.sqrt(contrast + quiet)
-            level[y, x] = value if mask[y, x] > 0.0 else off
-    out[0], out[-1], out[:, 0], out[:, -1] = off, off, off, off
-    for y in range(1, rows - 1):
-        above, here, below, to = level[y - 1], level[y], level[y + 1], out[y]
-        for x in range(1, columns - 1):
-            to[x, 0] = here[x]
-            to[x, 1] = half * (here[x + 1] - here[x - 1])
-            to[x, 2] = half * (below[x] - above[x])
 
 
 @numba.njit(parallel=True, cache=True, nogil=True)

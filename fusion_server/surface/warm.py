@@ -15,13 +15,14 @@ import numpy as np
 
 from fusion_server.surface.base import Quality, SurfaceSettings, View
 from fusion_server.surface.bias import Bias
+from fusion_server.surface.comparable import Comparable
 from fusion_server.surface.kernels import SurfaceKernels
 from fusion_server.surface.observation import Look, Observation, look, observe
 from fusion_server.surface.quality import Fit, fit_of
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.rigid import STILL, follow_rigid, rigid_step
-from fusion_server.surface.skin import Skin, follow_skin
+from fusion_server.surface.skin import Skin, begun, follow_skin
 from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Rasterizer
 
@@ -71,6 +72,12 @@ class Frame:
         return made
 
     @cached_property
+    def comparable(self) -> Comparable:
+        """Its pictures, to look for the skin on: made ready from when they are first asked for, and in the meantime
+        others may find the rigid motion."""
+        return begun(self.observation)
+
+    @cached_property
     def coarse(self) -> Observation:
         """Half the pixels each way, to find the rigid motion on and to judge by."""
         return self.observation.coarser()
@@ -99,6 +106,8 @@ def warm(frame: Frame, track: Track, rasterizer: Rasterizer, settings: SurfaceSe
     found = frame.kernels.warm(frame, track, rasterizer, settings)
     if found is not None:
         return found
+    if track.skin is not None:
+        _ = frame.comparable
     vertices, seen = follow_rigid(
         track.vertices, track.topology, frame.coarse, rasterizer, settings, track.rest, before=track.seen,
         still=STILL if track.skin is None else LED,
@@ -116,7 +125,7 @@ def on_skin(frame: Frame, track: Track, vertices: np.ndarray, seen: Look) -> np.
     """Vertices (P, 3) where their skin is, or as they are when the track has none; see ``follow_skin``.  # P,3"""
     if track.skin is None:
         return vertices
-    there = follow_skin(vertices, track.skin, seen, frame.observation, track.topology)
+    there = follow_skin(vertices, track.skin, seen, frame.observation, track.topology, frame.comparable)
     frame.clock.lap("skin")
     return there
 

@@ -10,7 +10,7 @@ from surface_scene import camera_at, egg, icosphere, marks, ring, views_of
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.observation import look, observe
-from fusion_server.surface.skin import Skin, _as_coarse, _comparable, _facing, follow_skin
+from fusion_server.surface.skin import Skin, _facing, begun, follow_skin
 from fusion_server.surface.solve import Topology
 from geometry.measure import Attached
 from geometry.mesh import Mesh
@@ -159,8 +159,7 @@ def test_what_is_compared_is_of_the_subject_alone(scene):
             for view in observed(egg(0))
         ]
         observation = observe(views, True)
-        pictures = _as_coarse(observation, 1.6e-3)
-        levels.append(_comparable(pictures, observation)[..., 0])
+        levels.append(begun(observation).maps()[..., 0])
         assert np.isnan(levels[-1][:, 0]).all()
     inside = ~np.isnan(levels[0])
     assert np.array_equal(inside, ~np.isnan(levels[1])) and 0.2 < inside.mean() < 0.8

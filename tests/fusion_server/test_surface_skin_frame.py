@@ -11,12 +11,13 @@ from surface_scene import egg, marks, ring, views_of
 
 from fusion_server.sight.resident import resident
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.surface.comparable import Comparable
 from fusion_server.surface.groups import _HELD, _SPREADS, _STEPS
 from fusion_server.surface.kernels import CPU
 from fusion_server.surface.observation import look, observe
 from fusion_server.surface.refine import Clock
 from fusion_server.surface.rigid import follow_rigid
-from fusion_server.surface.skin import _FOOTPRINTS, _as_coarse, _comparable, _facing, follow_skin
+from fusion_server.surface.skin import _FOOTPRINTS, _facing, follow_skin
 from fusion_server.surface.warm import LED, Frame, on_skin, warm
 from geometry.device import Lane
 from geometry.rasterize.cpu import CpuRasterizer
@@ -101,8 +102,8 @@ def test_pictures_are_made_comparable_as_on_the_cpu(kernels, rasterizer, track, 
     launches = made(kernels, rasterizer, track, views)
     observation = observe(views, True)
     launches.skin.make_comparable(launches, size)
-    pictures = _as_coarse(observation, _FOOTPRINTS[size])
-    theirs, b = _comparable(pictures, observation)[..., 0], launches.buffer
+    pictures = Comparable.begun(observation, _FOOTPRINTS[size])
+    theirs, b = pictures.maps()[..., 0], launches.buffer
     assert numpy(b[f"covers{size}"])[0] == pytest.approx(pictures.footprint, rel=1e-12)
     ours = numpy(b[f"seen{size}"]).ravel()[: theirs.size].reshape(theirs.shape)
     ours[:, [0, -1]], ours[:, :, [0, -1]] = np.nan, np.nan  # there is no step there

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from fusion_server.surface import photometric, silhouette, skin
+from fusion_server.surface import comparable, photometric, silhouette, skin
 from fusion_server.surface.base import View
 from fusion_server.surface.cuda.indices import levelled
 from fusion_server.surface.cuda.memory import Packed
@@ -66,7 +66,7 @@ class Sizes:
     def pyramid(self) -> list[tuple[int, int]]:
         """Rows and columns of the pictures and of each half of them, as far as one is worth to be compared."""
         sizes = [(self.picture[0], self.picture[1])]
-        while len(sizes) < _LEAST_SIZES or (self.groups and min(sizes[-1]) > 2 * skin._AROUND):
+        while len(sizes) < _LEAST_SIZES or (self.groups and min(sizes[-1]) > 2 * comparable.AROUND):
             rows, columns = sizes[-1]
             sizes.append((-(-rows // 2), -(-columns // 2)))
         return sizes

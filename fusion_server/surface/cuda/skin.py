@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fusion_server.surface import groups, skin
+from fusion_server.surface import comparable, groups, skin
 from fusion_server.surface.cuda.room import Level, Sizes
 from geometry.device import Library
 
@@ -55,7 +55,7 @@ class SkinLaunches:
             self._follow(launches, size)
 
     def make_comparable(self, launches: Launches, size: int) -> None:
-        """``skin._as_coarse`` and ``skin._comparable``."""
+        """``comparable.Comparable.begun`` and its maps."""
         b, s, fine = launches.buffer, self._sizes, launches.levels[0]
         level = b[f"level{size}"]
         self._run(
@@ -63,7 +63,7 @@ class SkinLaunches:
         )
         self._run(
             "skin", "comparable", b["greys"], b["matrices"], level, s.views, *s.pyramid[0], fine.inside, fine.matrix,
-            s.height, s.width, skin._AROUND, skin._QUIET, b["onto"], b["grey_room"], b[f"seen{size}"],
+            s.height, s.width, comparable.AROUND, comparable.QUIET, b["onto"], b["grey_room"], b[f"seen{size}"],
         )  # fmt: skip
 
     def _follow(self, launches: Launches, size: int, may_lead: bool = False) -> None:
