@@ -126,6 +126,8 @@ class Pipeline:
         self._fault_observers: list[Callable[[str], None]] = []
         self._image_observers: list[Callable[[dict], None]] = []
         self._stop = threading.Event()
+        self._anew = threading.Event()  # the surface is to be forgotten before the next one
+        self._searches = False  # it was, and no observation has come that searched whole pictures
         self._threads = [
             threading.Thread(target=self._normals, name="normals"),
             threading.Thread(target=self._surface, name="surface"),
@@ -169,6 +171,10 @@ class Pipeline:
     def put(self, frame_set: FrameSet) -> None:
         """Take a frame set; never waits. One that is newer than the last, which is skipped if nobody took it yet."""
         self._sets.put(frame_set)
+
+    def begin_anew(self) -> None:
+        """Let the next mesh be a first one, with a topology of its own; never waits."""
+        self._anew.set()
 
     def _fault(self, text: str) -> None:
         """Count a fault; log and tell each kind at most once in five seconds."""
@@ -226,6 +232,13 @@ class Pipeline:
             return
         frame_set, observation = item
         start = time.perf_counter()
+        if self._anew.is_set():
+            self._anew.clear()
+            self._reconstructor.begin_anew()
+            self._searches = True
+        if self._searches and not observation.searched:
+            return  # it was begun before, and looks where the head was that is forgotten
+        self._searches = False
         surface = self._reconstructor.refine(observation)
         observation.seconds["surface"] = time.perf_counter() - start
         result = Result(

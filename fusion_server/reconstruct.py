@@ -38,12 +38,14 @@ _POLISH = 8  # iterations; more do not bring a final mesh nearer to the truth
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What the network made of one frame set, in the order of ``names``."""
+    """What the network made of one frame set, in the order of ``names``. searched: whether whole pictures were looked
+    at for the head, and not only the windows where it was."""
 
     names: tuple[str, ...]
     windows: dict[str, Window]
     seen: Seen
     views: tuple[View, ...]
+    searched: bool
     seconds: dict[str, float] = field(default_factory=dict)  # by stage; those of the sight once ``refine`` is done
 
     @property
@@ -114,7 +116,7 @@ class Reconstructor:
             [window.camera(camera, self._sight.fine) for window, camera in pinholes],
             [window.inside(camera, self._sight.size) for window, camera in pinholes],
         )
-        return Observation(names, windows, seen, views)
+        return Observation(names, windows, seen, views, searched=vertices is None)
 
     def refine(self, observation: Observation) -> SurfaceFrame:
         """Move the surface to what was observed; a lost track lets the next ``observe`` look at the whole again."""
@@ -127,6 +129,12 @@ class Reconstructor:
             observation.seconds.update(observation.seen.seconds())
         self._vertices = None if "lost" in surface.quality.flags else surface.vertices
         return surface
+
+    def begin_anew(self) -> None:
+        """Forget the surface: what ``refine`` gets next becomes a first mesh, and the next look is at whole
+        pictures."""
+        self._tracker.reset()
+        self._vertices = None
 
     @property
     def sight(self) -> Sight:

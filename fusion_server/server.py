@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -19,8 +20,10 @@ from fusion_server.reconstruct import make_reconstructor
 from fusion_server.recorder import Recorder
 from fusion_server.surface import View
 from fusion_server.synchronize import FrameSet
+from protocol.errors import HeadstreamError
 from protocol.rig import NormalsConfig, Rig
 
+log = logging.getLogger(__name__)
 THUMBNAIL = 160  # pixels, the larger side
 THUMBNAIL_PERIOD = 0.5  # seconds
 
@@ -44,7 +47,7 @@ class Server(Recorder):
         decoder = make_decoder(rig.normals.decode, 2, reconstructor.sight)
         self.pipeline = Pipeline(self.calibration, reconstructor, decoder)
         self.pipeline.observe(self._on_result, self._keep_fault, self._on_images)
-        self.preview = Preview(rig, self.calibration, on_record=self._on_record_button) if preview else None
+        self.preview = Preview(rig, self.calibration, self._on_record_button, self.begin_anew) if preview else None
         self._thumbnails_at = 0.0
 
     def start(self) -> None:
@@ -58,6 +61,16 @@ class Server(Recorder):
         self.pipeline.stop()
         if self.preview:
             self.preview.close()
+
+    def begin_anew(self) -> None:
+        """Make a first mesh of the next frame set: for another face, or because the first one was not of a neutral one.
+        Raises HeadstreamError while a take is recorded, whose meshes are to have the same vertices."""
+        with self._take_lock:
+            if self._take is not None:
+                name = self._take.path.name
+                raise HeadstreamError(f"{name} is being recorded, and its meshes share their vertices; stop it first")
+        log.info("a new first mesh was asked for")
+        self.pipeline.begin_anew()
 
     def status(self) -> dict[str, Any]:
         """What the operator sees, as plain values: what the recorder says, and meshes."""

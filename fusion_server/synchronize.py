@@ -34,7 +34,7 @@ from protocol.messages import Frame, FrameHeader
 MODES = ("trigger", "time")
 _GROSS = 2  # triggers by which a counter may differ from what the time says before it is taken to have restarted
 _CLEARLY = 4  # parts of the tolerance: closer than one of them to the nearest frame is as near
-_SILENT = 10  # a camera that has been quiet for this many waiting times is not waited for
+_SILENT = 10  # a camera that has been quiet for this many waiting times, while others were not, is not waited for
 _REMEMBERED = 16  # frames of a camera, and sets, whose index and time are kept to place a restarted counter
 
 
@@ -212,7 +212,8 @@ class Synchronizer:
         limit = self._limit(min(head.key for head in heads))
         if now_ns - min(head.arrived_ns for head in heads if head.key <= limit) > self._wait_ns:
             return True
-        quiet_since = now_ns - _SILENT * self._wait_ns
+        # Quiet for long, and others went on without it: after a pause of all, none was silent.
+        quiet_since = min(now_ns - _SILENT * self._wait_ns, self._handed_out_ns - self._wait_ns)
         return all(lane.waiting or lane.seen_ns < quiet_since for lane in self._lanes.values())
 
     def _limit(self, key: int) -> int:

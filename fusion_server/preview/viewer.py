@@ -51,6 +51,9 @@ _FIELD_OF_VIEW = math.radians(35)
 _PANEL_WIDTH = 400
 _RECORD = ("Record", "red", viser.Icon.PLAYER_RECORD)
 _STOP = ("Stop", "gray", viser.Icon.PLAYER_STOP)
+_ANEW_HINT = (
+    "of a neutral face, mouth closed: later ones keep its faces and follow its skin. Not while a take is recorded"
+)
 _LIGHTS = (  # name, metres from the rig's centre, colour, strength: a portrait's three lights
     ("key", (-2.2, 1.5, 1.4), (255, 249, 242), 1.5),
     ("fill", (2.4, 0.1, 1.2), (205, 222, 255), 0.35),
@@ -63,14 +66,21 @@ class Preview:
 
     On an address beyond loopback it asks for a token (``access``), which is part of ``address`` and logged once.
 
-    ``on_record(wanted, slate)`` is called when the operator presses the button, on a thread of the preview's; a
-    HeadstreamError that it raises is shown to the operator. What is being recorded is read from ``status["take"]``. The
-    ``update_`` methods may be called from any thread and never wait; arrays must not be changed afterwards.
+    ``on_record(wanted, slate)`` is called when the operator presses the button, ``on_anew()`` when a new first mesh is
+    wanted, on a thread of the preview's; a HeadstreamError that they raise is shown to the operator. What is being
+    recorded is read from ``status["take"]``. The ``update_`` methods may be called from any thread and never wait;
+    arrays must not be changed afterwards.
     """
 
-    def __init__(self, rig: Rig, calibration: Calibration, on_record: Callable[[bool, str], None] | None = None):
+    def __init__(
+        self,
+        rig: Rig,
+        calibration: Calibration,
+        on_record: Callable[[bool, str], None] | None = None,
+        on_anew: Callable[[], None] | None = None,
+    ):
         self._calibration = calibration
-        self._on_record = on_record
+        self._on_record, self._on_anew = on_record, on_anew
         host, self._gate = rig.server.preview_host, None
         if is_loopback(host):
             self._server = _serve(host, rig.server.preview_port, rig.name)
@@ -210,6 +220,7 @@ class Preview:
         text = recording_markdown(take, self._trouble)
         if self._recording.content != text:
             self._recording.content = text
+        self._anew.disabled = self._on_anew is None or take is not None
         if (take is None) != (self._take is None):
             self._button.label, self._button.color, self._button.icon = _RECORD if take is None else _STOP
         self._take = take
@@ -231,6 +242,18 @@ class Preview:
             self._put("take", slate if wanted else None)  # until the next status says its whole name
         finally:
             self._button.disabled = False
+
+    def _wants_anew(self, event: viser.GuiEvent) -> None:
+        """The other button, likewise."""
+        assert self._on_anew is not None
+        try:
+            self._on_anew()
+        except HeadstreamError as error:
+            self._trouble = str(error)
+            log.warning("%s", error)
+        else:
+            self._trouble = ""
+        self._put("take", self._take)
 
     def _scene(self) -> None:
         cameras = self._calibration.cameras
@@ -275,6 +298,8 @@ class Preview:
             self._button = gui.add_button(label, color=color, icon=icon)
             self._button.disabled = self._on_record is None
             self._recording = gui.add_markdown(recording_markdown(None))
+        self._anew = gui.add_button("New first mesh", icon=viser.Icon.REFRESH, hint=_ANEW_HINT)
+        self._anew.disabled = self._on_anew is None
         self._in_colour = gui.add_checkbox("Colour", False, hint="what the cameras see on the mesh, instead of clay")
         with gui.add_folder("Status"):
             self._status = gui.add_markdown("waiting for the first frames")
@@ -285,6 +310,7 @@ class Preview:
         with gui.add_folder("Time"):
             self._time = gui.add_markdown("")
         self._button.on_click(self._pressed)
+        self._anew.on_click(self._wants_anew)
 
 
 @contextlib.contextmanager

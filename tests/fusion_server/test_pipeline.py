@@ -31,18 +31,24 @@ class Reconstructor:
     def __init__(self, observe_s=0.0, refine_s=0.0, fail=None):
         self.observe_s, self.refine_s, self.fail = observe_s, refine_s, fail or {}
         self.observed = []
+        self.held = None  # the number that the surface began with
 
     def observe(self, images):
         number = int(images["a"][0, 0, 0])
         self.observed.append(number)
         if number in self.fail:
             raise self.fail[number]
+        searched = self.held is None
         time.sleep(self.observe_s)
-        return SimpleNamespace(number=number, seconds={})
+        return SimpleNamespace(number=number, seconds={}, searched=searched)
 
     def refine(self, observation):
         time.sleep(self.refine_s)
-        return SimpleNamespace(number=observation.number, seconds={})
+        self.held = self.held if self.held is not None else observation.number
+        return SimpleNamespace(number=observation.number, seconds={}, began=self.held)
+
+    def begin_anew(self):
+        self.held = None
 
 
 class Decoder:
@@ -108,6 +114,24 @@ def test_a_set_becomes_a_mesh_and_observers_get_it(make):
     until(lambda: results)
     assert results[0].surface.number == 7 and results[0].index == 7
     assert pipeline.meter.total == 1
+
+
+def test_a_new_first_mesh_is_of_a_set_that_was_searched_for_the_head(make):
+    """The one in hand when it was asked for looked only where the old head was."""
+    reconstructor = Reconstructor(observe_s=0.15)
+    pipeline, results, _ = make(reconstructor)
+    for number in (1, 2):
+        send(pipeline, number)
+        until(lambda wanted=number: len(results) == wanted)
+    send(pipeline, 3)
+    until(lambda: reconstructor.observed[-1] == 3)
+    pipeline.begin_anew()
+    time.sleep(0.3)
+    assert len(results) == 2  # 3 was observed before, for the surface that is forgotten
+    for number in (4, 5):
+        send(pipeline, number)
+        until(lambda wanted=number: results[-1].surface.number == wanted)
+    assert [result.surface.began for result in results] == [1, 1, 4, 4]
 
 
 def test_a_slow_stage_skips_to_the_newest_and_nothing_queues(make):

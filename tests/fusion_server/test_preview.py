@@ -273,6 +273,32 @@ def test_the_button_starts_and_stops_a_take(preview):
     assert not preview._button.disabled
 
 
+def test_a_new_first_mesh_can_be_asked_for_but_not_while_a_take_is_recorded():
+    event, asked = SimpleNamespace(client=None), []
+
+    def anew() -> None:
+        asked.append(True)
+        if len(asked) == 2:
+            raise HeadstreamError("scene_7_003 is being recorded")
+
+    preview = Preview(make_rig(), make_calibration(), None, anew)
+    try:
+        assert not preview._anew.disabled
+        preview._wants_anew(event)
+        preview.update_status({**STATUS, "take": "/takes/scene_7_003"})
+        until(lambda: preview._anew.disabled, "the button's rest")
+        preview._wants_anew(event)  # pressed just before
+        until(lambda: "scene_7_003 is being recorded" in preview._recording.content, "the reason")
+        preview.update_status({**STATUS, "take": None})
+        until(lambda: not preview._anew.disabled, "the end of it")
+        assert len(asked) == 2
+    finally:
+        preview.close()
+    nobody = Preview(make_rig(), make_calibration())
+    assert nobody._anew.disabled
+    nobody.close()
+
+
 def test_a_take_that_cannot_begin_is_said_to_the_operator():
     def refuse(wanted: bool, slate: str) -> None:
         raise HeadstreamError("slate '': must be a name")

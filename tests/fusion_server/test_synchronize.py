@@ -176,6 +176,18 @@ def test_all_but_a_quarter_are_enough_by_default():
         assert len(sync.poll(200 * MS)) == enough
 
 
+@pytest.mark.parametrize("mode", ["trigger", "time"])
+@pytest.mark.parametrize("pause_ms", [500, 3_000, 60_000])
+def test_after_a_pause_of_all_cameras_the_first_set_is_waited_for(mode, pause_ms):
+    """A trigger that stops between takes: nobody was silent while others went on."""
+    sync, sets = synchronizer(mode), []
+    exposures = shutter(6)
+    for i, exposure in enumerate(exposures):
+        for k, item in enumerate(exposure):
+            sets += sync.add(item, i * PERIOD + k * MS + (pause_ms * MS if i >= 3 else 0))
+    assert [each.missing for each in sets] == [()] * 6 and sync.counters.dropped_sets == 0
+
+
 def test_a_silent_camera_is_not_waited_for_and_is_welcome_back():
     sync = synchronizer()
     exposures = shutter(60)
