@@ -21,6 +21,7 @@ from launch.local import Child
 from launch.reconstruct import Job, reconstruct
 from models.synthetic.bake import bake_capture
 from protocol.capture_folder import CaptureFolder
+from protocol.errors import HeadstreamError
 from protocol.rig import CameraConfig, NormalsConfig, Rig, ServerConfig, SurfaceConfig, SyncConfig, load_rig, save_rig
 
 SURFACE = SurfaceConfig(vertices=3000)
@@ -140,6 +141,15 @@ def test_the_wire_changes_nothing_and_a_take_becomes_usd(capture, offline, tmp_p
         assert server.failure is None
         assert all(node.returncode is None for node in nodes), lines
         statuses = server.status()
+        with pytest.raises(HeadstreamError, match=r"chain_001 is being recorded.*stop it first"):
+            server.begin_anew()
+        server.stop_recording()
+        made = []
+        server.pipeline.observe(made.append)
+        server.begin_anew()
+        until(lambda: len(made) >= 3 or server.failure)
+        kinds = [result.surface.kind for result in made]
+        assert kinds.count("keyframe") == 1 and "keyframe" in kinds[:2]  # one may have been in hand
     finally:
         for node in nodes:
             node.ask_to_end()
@@ -177,8 +187,6 @@ def test_the_wire_changes_nothing_and_a_take_becomes_usd(capture, offline, tmp_p
 
 
 def test_a_picture_without_a_subject_is_one_line_and_no_mesh(capture, tmp_path):
-    from protocol.errors import HeadstreamError
-
     reconstructor = make_reconstructor(capture.calibration, NORMALS, SURFACE)
     black = {name: np.zeros((256, 256, 3), np.uint8) for name in capture.calibration.names}
     with pytest.raises(HeadstreamError) as caught:
