@@ -61,6 +61,7 @@ part tests 100 env NUMBA_NUM_THREADS=2 "$python" -m pytest "${workers[@]}" -q --
     -k "((test_engines and (torch or tensorrt)) or test_static or test_sight or test_lane or $on or nvdiffrast) and not $off and not openvino" \
     tests/models/test_engines.py tests/models/test_static.py tests/geometry/test_rasterize.py tests/geometry/test_lane.py \
     tests/fusion_server/test_surface_kernels.py tests/fusion_server/test_surface_frame.py \
+    tests/fusion_server/test_surface_skin_frame.py \
     tests/fusion_server/test_sight.py tests/fusion_server/test_sight_order.py
 normals normals-torch --engine torch --precision bf16
 if [ -f "$carry/take.tar.xz" ] && [ -z "${TINY:-}" ] && [ ! -d "$work/take" ]; then
