@@ -1,9 +1,10 @@
 """The visual hull: the largest shape that fits every mask, forgiving of one mask that lacks a piece.
 
-A point's value is the least signed distance to an outline over the views that see it, in metres; zero is the surface.
-A view whose map continues past its border inside the subject does not know what is out there and has no vote. A point
-that about half of the views know nothing about is outside, by how far it lies inside and outside of their pictures on
-average (each bounded): that closes a neck in one smooth piece, where counting views would leave their borders' zigzag.
+A point's value is the least signed distance to an outline over the views that see it, in metres; zero is the surface. A
+view whose map continues past its border inside the subject does not know what is out there and has no vote; where it
+ends on background, it guesses that background goes on, but for shoulders that may widen out there. A point that about
+half of the views know nothing about is outside, by how far it lies inside and outside of their pictures on average
+(each bounded): that closes a neck in one smooth piece, where counting views would leave their borders' zigzag.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from skimage.measure import euler_number, marching_cubes
 
 from fusion_server.surface.base import Rig, SurfaceError
-from fusion_server.surface.silhouette import SOFT, Silhouettes, inward
+from fusion_server.surface.silhouette import SOFT, Silhouettes, guessed, inward
 from geometry.mesh import Mesh, edges
 from geometry.remesh import is_closed_manifold
 from protocol.calibration import Camera
@@ -217,7 +218,7 @@ def _vote(matrix, focal, distance, known, low, step, least, second, by):
             for iz in range(nz):
                 z = low[2] + iz * step
                 first, next_, view = np.inf, np.inf, -1
-                guessed, inside = np.inf, 0
+                guess, inside = np.inf, 0
                 known_to = 0.0
                 for v in range(matrix.shape[0]):
                     m = matrix[v]
@@ -233,8 +234,8 @@ def _vote(matrix, focal, distance, known, low, step, least, second, by):
                     known_to += inward(px, py, known[v], value, w / focal[v])
                     beyond = max(abs(px - qx), abs(py - qy))
                     if beyond > 0.0:  # background is guessed to go on beyond the picture; of a subject nothing is known
-                        if value <= 0.0:
-                            guessed = min(guessed, (value - beyond) * w / focal[v])
+                        if value + beyond < 0.0:
+                            guess = min(guess, guessed(value, beyond) * w / focal[v])
                         continue
                     inside += 1
                     value *= w / focal[v]
@@ -243,8 +244,10 @@ def _vote(matrix, focal, distance, known, low, step, least, second, by):
                         first, view = value, v
                     elif value < next_:
                         next_ = value
-                if inside < _ENOUGH * matrix.shape[0] and guessed < first:  # too few see it to do without guesses
-                    first, next_, view = guessed, min(first, guessed), -1
+                if inside < _ENOUGH * matrix.shape[0]:  # too few see it to do without guesses
+                    next_ = min(next_, guess)
+                    if guess < first:
+                        first, view = guess, -1
                 known_to /= matrix.shape[0]
                 blunt = max(_BLUNT - abs(known_to - first), 0.0) ** 2 / (4 * _BLUNT)
                 if known_to < first:

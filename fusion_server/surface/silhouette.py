@@ -18,6 +18,7 @@ _HOLE = 0.02  # of the subject: a smaller hole is an error of the network
 _SMALLEST = 0.002  # of the map: less than this is no subject
 _BLUR = 1.0  # pixels
 SOFT = 40e-3  # metres: how far inside or outside its picture a view has a point counts up to here
+_SURE = 3.0  # pixels into what the picture shows that a pixel into guessed background counts for
 _NORMAL_QUANTILE = ndtri((np.arange(1024) + 0.5) / 1024).astype(np.float32) * _BLUR
 
 
@@ -171,12 +172,22 @@ def _reach(points, matrix, focal, distance, known, out):
 @numba.njit(cache=True, nogil=True)
 def inward(px, py, known, value, metre) -> float:
     """How far inside (or outside, negative) a view's picture a pixel is, metres within +-SOFT; value: the signed
-    distance of the mask there, or at the nearest pixel of the picture. Background at the border goes on as background,
-    and is as well known outside as inside."""
-    if value <= 0.0:
-        return SOFT
+    distance of the mask there, or at the nearest pixel of the picture. Background at the border is guessed to go on as
+    background, and is as well known as if it were inside; but a subject may widen out there, as shoulders do."""
     inside = min(px - known[0], known[2] - px, py - known[1], known[3] - py)
+    if value <= 0.0:
+        if inside >= 0.0:
+            return SOFT
+        inside -= _SURE * guessed(value, -inside)
     return min(max(inside * metre, -SOFT), SOFT)
+
+
+@numba.njit(cache=True, nogil=True)
+def guessed(value, beyond) -> float:
+    """Pixels, not positive, to the nearest outline there can be as far beyond a picture whose border is background:
+    value (negative) pixels from an outline. Nothing is known, zero, where a subject may be that widens by a pixel a
+    pixel."""
+    return min(value + beyond, 0.0)
 
 
 def _known(view: View) -> tuple[float, float, float, float]:

@@ -204,6 +204,23 @@ def test_where_one_picture_ends_the_others_say_how_wide_the_shoulders_are():
     assert np.percentile(SurfaceIndex(with_it).distances(body.vertices), 99) < 12e-3
 
 
+@pytest.mark.parametrize("heads", [(2, 4, 6), (1, 2, 3), (3, 4, 5)])
+def test_shoulders_are_not_taken_away_by_guesses_of_pictures_that_end_above_them(heads):
+    """Three of eight cameras see the head alone: too many for what they guess to be left out, and they guess that what
+    is beside a neck goes on below it."""
+    body = blob(4)
+    wide = 1 + 1.2 * np.clip(-body.vertices[:, 1:2] / 0.1, 0, 1)
+    body = Mesh(body.vertices * np.hstack([wide, np.ones_like(wide), wide]), body.faces)
+    cameras = ring(8, 128, distance=1.2, field=0.5)
+    rows = np.arange(128)[:, None] < 66
+    views = [
+        replace(view, mask=view.mask * rows, valid=np.broadcast_to(rows, (128, 128))) if n in heads else view
+        for n, view in enumerate(views_of(body, skin(4), cameras))
+    ]
+    distance = SurfaceIndex(visual_hull(cameras, silhouettes(views), 96)).distances(body.vertices)
+    assert np.percentile(distance, 95) < 12e-3 and np.percentile(distance, 99) < 18e-3
+
+
 def slab(radius: float, cleft: int = 0) -> np.ndarray:
     """A field of a slab with a round hole through it, cells; and a cleft of this width that goes halfway through."""
     x, y, z = np.mgrid[:40, :40, :20].astype(np.float32)
