@@ -14,11 +14,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -32,6 +30,7 @@ from models.synthetic.render import render
 from models.synthetic.scenes import draw_scene
 from models.synthetic.topology import topology
 from models.synthetic.training_sets import photograph
+from models.workers import spread
 from protocol.calibration import Camera
 
 HELD_OUT = 0x48454C44  # the third word
@@ -120,14 +119,11 @@ def held_out_sets(
     paths = [folder / f"{seed}-{index:04d}.npz" for index in range(count)]
     jobs = [(path, seed, index, views, size) for index, path in enumerate(paths) if not path.exists()]
     done = count - len(jobs)
-    with ExitStack() as stack:
-        made: Iterator[None] = map(_write, jobs)
-        if workers > 1 and len(jobs) > 2 * workers:
-            made = stack.enter_context(get_context("spawn").Pool(workers)).imap_unordered(_write, jobs)
-        for _ in made:
-            done += 1
-            if progress:
-                progress(done, count)
+    made = spread(_write, jobs, workers) if workers > 1 and len(jobs) > 2 * workers else map(_write, jobs)
+    for _ in made:
+        done += 1
+        if progress:
+            progress(done, count)
     return paths
 
 

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -27,6 +26,7 @@ from models.synthetic.scenes import turn
 from models.synthetic.skin import Appearance, Look, dress
 from models.synthetic.subject import Subject
 from models.synthetic.topology import band_limited, capture_mesh, smooth_normals
+from models.workers import spread
 from protocol.calibration import Calibration, Camera, save_calibration
 from protocol.errors import HeadstreamError
 
@@ -149,8 +149,7 @@ def _bake_frames(part: Path, settings: BakeSettings, todo: list[int], workers: i
     if workers <= 1 or len(jobs) < 4:
         yield from map(_bake_one, jobs[1:])
         return
-    with get_context("spawn").Pool(workers, cv2.setNumThreads, (1,)) as pool:
-        yield from pool.imap_unordered(_bake_one, jobs[1:], chunksize=2)
+    yield from spread(_bake_one, jobs[1:], workers, cv2.setNumThreads, 1)
 
 
 def _bake_one(job: tuple[Path, BakeSettings, int]) -> int:

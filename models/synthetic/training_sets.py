@@ -13,7 +13,6 @@ import argparse
 import os
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,8 @@ from models.synthetic.backdrop import Backdrop
 from models.synthetic.photography import Sensor, develop, draw_rig, exposure_for, through_jpeg
 from models.synthetic.render import Rendering, render
 from models.synthetic.scenes import draw_scene
+from models.workers import spread
+from protocol.errors import HeadstreamError
 
 EMPTY_SHARE = 0.04  # of the sets: nobody is there, as before a take; a network that never saw that sees heads in walls
 
@@ -74,8 +75,7 @@ def write_sets(out: Path, count: int, seed: int, workers: int = 1, views: int = 
     if workers <= 1:
         yield from map(_write_one, jobs)
         return
-    with get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap_unordered(_write_one, jobs)
+    yield from spread(_write_one, jobs, workers)
 
 
 def _write_one(job: tuple[Path, int, int, int, int]) -> int:
@@ -98,10 +98,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     options = parser.parse_args()
     start = time.monotonic()
-    for done, _ in enumerate(write_sets(**vars(options)), 1):
-        if done % 20 == 0:
-            rate = done / (time.monotonic() - start)
-            print(f"{done} sets, {rate:.2f} sets/s ({rate * options.views:.0f} images/s)", flush=True)
+    try:
+        for done, _ in enumerate(write_sets(**vars(options)), 1):
+            if done % 20 == 0:
+                rate = done / (time.monotonic() - start)
+                print(f"{done} sets, {rate:.2f} sets/s ({rate * options.views:.0f} images/s)", flush=True)
+    except HeadstreamError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
