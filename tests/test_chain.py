@@ -144,9 +144,9 @@ def test_the_wire_changes_nothing_and_a_take_becomes_usd(capture, offline, tmp_p
         with pytest.raises(HeadstreamError, match=r"chain_001 is being recorded.*stop it first"):
             server.begin_anew()
         server.stop_recording()
+        server.begin_anew()
         made = []
         server.pipeline.observe(made.append)
-        server.begin_anew()
         until(lambda: len(made) >= 3 or server.failure)
         kinds = [result.surface.kind for result in made]
         assert kinds.count("keyframe") == 1 and "keyframe" in kinds[:2]  # one may have been in hand
