@@ -109,7 +109,8 @@ def test_pictures_are_made_comparable_as_on_the_cpu(kernels, rasterizer, track, 
     ours[:, [0, -1]], ours[:, :, [0, -1]] = np.nan, np.nan  # there is no step there
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
     assert np.isnan(theirs[1]).all() and 0.01 < np.mean(~np.isnan(theirs)) < 0.8
-    np.testing.assert_allclose(ours, theirs, atol=2e-3)  # of the contrast
+    off = np.abs(ours - theirs)[~np.isnan(theirs)]  # of the contrast; grey levels are blurred as nearly alike
+    assert off.max() < 1e-3 and np.median(off) < 1e-5
 
 
 def test_who_faces_a_view_is_the_cpu_s(kernels, rasterizer, track):

@@ -114,7 +114,7 @@ class Launches:
             height, width, *channels = self._picture
             self._run(
                 "observe", "grey_pictures", i["image"], *(channels or [1]), k["picture_taps"], len(k["picture_taps"]),
-                self._views, height, width, b["grey_room"], b["grey0"],
+                self._views, height, width, b["grey_across"], b["grey0"],
             )  # fmt: skip
             self._run("shape", "copy", i["fine_matrix"], 12 * self._views, b["matrix0"])
             for n, picture in enumerate(self._pyramid[:-1]):

@@ -132,7 +132,6 @@ class Sizes:
         pictures = v, *self.picture[:2]
         sizes, g = self.pyramid, self.groups
         pixels = [v * height * width for height, width in sizes]
-        grey_room = (3, *pictures) if g else pictures
         kinds = {
             F64: {
                 "x1": (p, 3), "x2": (p, 3), "normals": (p, 3), "face_normals": (f, 3), "areas": (f,), "lengths": (f,),
@@ -154,14 +153,15 @@ class Sizes:
                 "onto": (v, 6),
             },
             F32: {
-                "across": maps, "soft": maps, "grey_room": grey_room, "greys": (sum(pixels),),
+                "across": maps, "soft": maps, "grey_across": pictures, "greys": (sum(pixels),),
                 "seen0": pictures if g else (0,), "seen1": pictures if g else (0,), "facing": (v, p if g else 0),
                 "sums": (f, SUMS, heights), "flatness": (p, heights), "curves0": (p, heights), "curves1": (p, heights),
                 "contrast0": (p,), "contrast1": (p,),
             },
             I64: {"area": maps, "pieces": (v, 4), "votes": (f, 4), "residual_counts": (f,)},
             I32: {"label": maps, "off_count": (1,), "level0": (1,), "level1": (1,)},
-            I8: {"slots": (f, SLOTS), "best": (p, VIEWS), "folded": (f,), "marked": (p,)},
+            I8: {"slots": (f, SLOTS), "best": (p, VIEWS), "folded": (f,), "marked": (p,),
+                 "on_subject": pictures if g else (0,)},
         }  # fmt: skip
         made = {n: library.zeros(shape, kind) for kind, shapes in kinds.items() for n, shape in shapes.items()}
         assert max(step.halvings for step in steps) < len(sizes)

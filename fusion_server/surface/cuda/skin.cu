@@ -30,19 +30,20 @@ extern "C" int as_coarse(
 }
 
 // Whether the nearest pixel of the maps is of the subject, where a picture's pixel falls: cv2.warpAffine, in its fixed point.
-DEVICE float masked(const int8_t* inside, int64_t height, int64_t width, const double* onto, int64_t x, int64_t y) {
+DEVICE int8_t masked(const int8_t* inside, int64_t height, int64_t width, const double* onto, int64_t x, int64_t y) {
     constexpr double ONE = 1024.0;
     int64_t column = ((int64_t)rint((onto[1] * y + onto[2]) * ONE) + 512 + (int64_t)rint(onto[0] * x * ONE)) >> 10;
     int64_t row = ((int64_t)rint((onto[4] * y + onto[5]) * ONE) + 512 + (int64_t)rint(onto[3] * x * ONE)) >> 10;
-    return row >= 0 && row < height && column >= 0 && column < width && inside[row * width + column] ? 1.0f : 0.0f;
+    return row >= 0 && row < height && column >= 0 && column < width && inside[row * width + column] ? 1 : 0;
 }
 
 // grey, matrix: of all sizes (levels, V, ...). around: pixels, side of the square. onto: (V, 6), from a picture's pixels to
-// the maps'. sums: (3, V, rows, columns), room. out: (V, h, w) of the level, NaN off the subject.
+// the maps'. mask: (V, rows, columns), room. out: (V, h, w) of the level, NaN off the subject. Sums are exact and then
+// rounded as OpenCV's are: so near to equal, a contrast would tell.
 extern "C" int comparable(
     const float* grey, const double* matrix, const int32_t* level, int64_t views, int64_t rows, int64_t columns,
     const int8_t* inside, const double* map_matrix, int64_t map_rows, int64_t map_columns, int64_t around, double quiet,
-    double* onto, float* sums, float* out, void* stream
+    double* onto, int8_t* mask, float* out, void* stream
 ) {
     int64_t most = views * rows * columns, half = around / 2;
     int failed = launch(views, stream, EACH (int64_t v) {
@@ -62,30 +63,31 @@ extern "C" int comparable(
     failed = launch(most, stream, EACH (int64_t i) {
         Size s = size_of(*level, views, rows, columns);
         if (i >= views * s.rows * s.columns) return;
-        int64_t v = i / (s.rows * s.columns), y = i / s.columns % s.rows, line = i - i % s.columns;
+        int64_t v = i / (s.rows * s.columns);
         const int8_t* own = inside + v * map_rows * map_columns;
-        double share = 0.0, mean = 0.0, square = 0.0;
-        for (int64_t k = -half; k <= half; ++k) {
-            int64_t x = mirrored(i % s.columns + k, s.columns);
-            float mask = masked(own, map_rows, map_columns, onto + 6 * v, x, y), level_there = grey[s.first + line + x];
-            share += mask, mean += mask * level_there, square += mask * level_there * level_there;
-        }
-        sums[i] = (float)share, sums[most + i] = (float)mean, sums[2 * most + i] = (float)square;
+        mask[i] = masked(own, map_rows, map_columns, onto + 6 * v, i % s.columns, i / s.columns % s.rows);
     });
     if (failed) return failed;
     return launch(most, stream, EACH (int64_t i) {
         Size s = size_of(*level, views, rows, columns);
         if (i >= views * s.rows * s.columns) return;
-        int64_t v = i / (s.rows * s.columns), y = i / s.columns % s.rows, x = i % s.columns, top = i - y * s.columns;
-        double share = 0.0, mean = 0.0, square = 0.0;
-        for (int64_t k = -half; k <= half; ++k) {
-            int64_t at = top + mirrored(y + k, s.rows) * s.columns;
-            share += sums[at], mean += sums[most + at], square += sums[2 * most + at];
+        out[i] = NAN;
+        if (!mask[i]) return;
+        int64_t x = i % s.columns, y = i / s.columns % s.rows, first = i - y * s.columns - x;
+        double share = 0.0, own = 0.0, square = 0.0;
+        for (int64_t dy = -half; dy <= half; ++dy) {
+            int64_t line = first + mirrored(y + dy, s.rows) * s.columns;
+            for (int64_t dx = -half; dx <= half; ++dx) {
+                int64_t at = line + mirrored(x + dx, s.columns);
+                if (!mask[at]) continue;
+                float value = grey[s.first + at];
+                share += 1.0, own += value, square += value * value;
+            }
         }
-        mean /= share, square /= share;
-        double contrast = fmax(square - mean * mean, 0.0);
-        bool on = masked(inside + v * map_rows * map_columns, map_rows, map_columns, onto + 6 * v, x, y) > 0.0f;
-        out[i] = on ? (float)((grey[s.first + i] - mean) / sqrt(contrast + quiet * quiet)) : NAN;
+        double over = 1.0 / (double)(around * around);
+        float part = (float)(share * over), mean = (float)(own * over) / part;
+        float contrast = fmaxf((float)(square * over) / part - mean * mean, 0.0f);
+        out[i] = (grey[s.first + i] - mean) / sqrtf(contrast + (float)(quiet * quiet));
     });
 }
 

@@ -63,7 +63,7 @@ class SkinLaunches:
         )
         self._run(
             "skin", "comparable", b["greys"], b["matrices"], level, s.views, *s.pyramid[0], fine.inside, fine.matrix,
-            s.height, s.width, comparable.AROUND, comparable.QUIET, b["onto"], b["grey_room"], b[f"seen{size}"],
+            s.height, s.width, comparable.AROUND, comparable.QUIET, b["onto"], b["on_subject"], b[f"seen{size}"],
         )  # fmt: skip
 
     def _follow(self, launches: Launches, size: int, may_lead: bool = False) -> None:
