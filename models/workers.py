@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -23,8 +23,9 @@ def spread(
     another one and wait for ever for what the first one had in hand.
     """
     with ProcessPoolExecutor(workers, get_context("spawn"), ready, given) as pool:
-        waiting = [pool.submit(work, job) for job in jobs]
+        waiting: list[Future[Made]] = []
         try:
+            waiting += (pool.submit(work, job) for job in jobs)
             for done in as_completed(waiting):
                 yield done.result()
         except BrokenProcessPool:
