@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from fusion_server.sight.resident import resident
 from fusion_server.surface import SurfaceSettings, View
@@ -41,7 +42,7 @@ def groups_of(frame: WarmFrame, track: Track, views: Sequence[View]) -> dict[str
     follow = {} if skin is None else {
         # Pictures as coarse as those that are compared, their sums, one round of groups.
         "following the skin": (
-            lambda: skin.follow(go),
+            skin.follow,
             32 * grey / 4 ** int(go.buffer["level1"]) + seen * (8 + 48) + count * (48 + 2 * 72 + 4 * 24 + 24),
         ),
     }  # fmt: skip
@@ -70,6 +71,14 @@ def groups_of(frame: WarmFrame, track: Track, views: Sequence[View]) -> dict[str
     }  # fmt: skip
 
 
+def room_of(frame: WarmFrame) -> int:
+    """Bytes that a frame holds on its device."""
+    go = frame.launches
+    levels = [value for level in go.levels for value in vars(level).values() if isinstance(value, torch.Tensor)]
+    held = [*levels, *go.buffer.values(), *go.kept.values(), frame.inbox["image"], frame.outbox["vertices"]]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
+
+
 def measured(
     kernels: CudaKernels,
     rasterizer: CudaRasterizer,
@@ -80,11 +89,16 @@ def measured(
     speed: float,
 ) -> dict[str, Any]:
     """Milliseconds: groups of launches, and whole frames (wall, device) launched one by one, as a graph, and as a graph
-    with maps that are on the device. speed: bytes a second."""
+    with maps that are on the device. How many launches a frame is, how many of them had something to do (0 where a GPU
+    does not tell), and the bytes that it holds there. speed: bytes a second."""
     report: dict[str, Any] = {"groups": {}, "frames": {}}
     with kernels.stream():
         plain = kernels.warm_frame(track, views, rasterizer, settings, graph=False)
+        libraries = plain.launches.libraries.values()
+        before = np.sum([library.launched for library in libraries], 0)
         first = plain(views, track)
+        report["launches"], report["at_work"] = (np.sum([each.launched for each in libraries], 0) - before).tolist()
+        report["bytes"] = room_of(plain)
         for name, (call, moved) in groups_of(plain, track, views).items():
             wall, event = timed(call)
             report["groups"][name] = {"call_ms": wall, "device_ms": event, "floor_ms": 1e3 * moved / speed}

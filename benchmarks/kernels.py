@@ -295,6 +295,8 @@ def resident(
     for name, each in report["groups"].items():
         table.add_row(name, f"{each['device_ms' if device else 'call_ms']:.3f}", f"{each['floor_ms']:.3f}")
     console.print(table)
+    working = f", {report['at_work']} with something to do" if report["at_work"] else ""
+    console.print(f"a warm frame is {report['launches']} launches{working}, in {report['bytes'] / 1e6:.0f} MB")
     for name, each in report["frames"].items():
         parts = ", ".join(f"{key.removesuffix('_ms')} {value:.2f}" for key, value in each.items() if key != "same_bits")
         console.print(f"a warm frame, {name}: {parts} ms; the same vertices to the bit: {each['same_bits']}")

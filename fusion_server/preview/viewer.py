@@ -298,7 +298,7 @@ class Preview:
             self._button = gui.add_button(label, color=color, icon=icon)
             self._button.disabled = self._on_record is None
             self._recording = gui.add_markdown(recording_markdown(None))
-        self._anew = gui.add_button("New first mesh", icon=viser.Icon.REFRESH, hint=_ANEW_HINT)
+        self._anew = gui.add_button("New first mesh", color="gray", icon=viser.Icon.REFRESH, hint=_ANEW_HINT)
         self._anew.disabled = self._on_anew is None
         self._in_colour = gui.add_checkbox("Colour", False, hint="what the cameras see on the mesh, instead of clay")
         with gui.add_folder("Status"):

@@ -26,7 +26,8 @@ _PULL = 3.5  # normals lose trust where pictures pull by more than 1 / this of a
 _WORST_DOUBT = 6.0  # times what their spread says
 _MEMBRANE = 2.0  # neighbours may differ by half an edge length before the membrane counts as much as a row of weight 1
 _DAMPING = 3e-3  # metres
-BORDER = 12e-3  # metres from where the pictures end: nearer, a vertex counts as leaving them
+# Metres from where the pictures end: nearer, a vertex counts as leaving them. At 4 and 8 the demo's rims were ragged.
+BORDER = 12e-3
 _GATE, _SCALE = 10.0, 4e-3  # pixels, metres: see Step; of outlines that say whether a vertex is seen
 _BEHIND = 3e-3  # metres behind what a pixel shows, a vertex is hidden
 _UNFOLDED = 3  # rounds in an iteration of a track

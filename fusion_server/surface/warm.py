@@ -107,7 +107,7 @@ def warm(frame: Frame, track: Track, rasterizer: Rasterizer, settings: SurfaceSe
     if found is not None:
         return found
     if track.skin is not None:
-        _ = frame.comparable
+        _ = frame.comparable  # begins now: what follows leaves cores idle
     vertices, seen = follow_rigid(
         track.vertices, track.topology, frame.coarse, rasterizer, settings, track.rest, before=track.seen,
         still=STILL if track.skin is None else LED,

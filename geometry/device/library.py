@@ -86,6 +86,13 @@ class Library:
         """That stream; the emulation has none."""
         return None if self.emulated else _stream(self.device)
 
+    @property
+    def launched(self) -> tuple[int, int]:
+        """Launches so far; and, of the emulation, how many of them no flag kept from working (0 on a GPU)."""
+        counts = (ctypes.c_int64 * 2)()
+        self._library.launches_so_far(counts)
+        return counts[0], counts[1]
+
     def emulate_order(self, order: int) -> None:
         """Of the emulation: 0 one after the other, 1 from the last one, 2 four at once. No result may depend on it."""
         assert self.emulated

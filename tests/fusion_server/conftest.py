@@ -8,6 +8,7 @@ import torch
 
 from fusion_server.surface.cuda import CudaKernels
 from geometry.device.build import compiler
+from geometry.rasterize.cuda import CudaRasterizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -28,3 +29,16 @@ def device(request):
 def kernels(device):
     """The surface's kernels there."""
     return CudaKernels(device)
+
+
+@pytest.fixture(scope="module")
+def rasterizer(device):
+    """The rasteriser that goes with them."""
+    return CudaRasterizer(device)
+
+
+@pytest.fixture
+def on_their_stream(kernels):
+    """As a tracker's frames are: a graph is never captured on the default stream."""
+    with kernels.stream():
+        yield

@@ -127,3 +127,8 @@ def resized(camera: Camera, times: int) -> Camera:
     K[:2] *= times
     K[:2, 2] = (camera.K[:2, 2] + 0.5) * times - 0.5
     return Camera(camera.name, camera.width * times, camera.height * times, K, camera.dist, camera.R, camera.t)
+
+
+def numpy(tensor) -> np.ndarray:
+    """A tensor of any device as an array."""
+    return tensor.cpu().numpy()

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from surface_scene import blob, ring, skin, turned, views_of
+from surface_scene import blob, numpy, ring, skin, turned, views_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fusion_server.sight.resident import resident
@@ -30,22 +30,10 @@ from geometry.align import rigid_motion
 from geometry.device import Lane, Library
 from geometry.mesh import Mesh
 from geometry.rasterize.cpu import CpuRasterizer
-from geometry.rasterize.cuda import CudaRasterizer
 
 CAMERAS = ring(6, 96)
 SETTINGS = SurfaceSettings(vertices=800, iterations=2, hull_cells=32, keyframe_iterations=8, uv=False, steady=False)
-
-
-@pytest.fixture(scope="module")
-def rasterizer(device):
-    return CudaRasterizer(device)
-
-
-@pytest.fixture(autouse=True)
-def on_their_stream(kernels):
-    """As a tracker's frames are: a graph is never captured on the default stream."""
-    with kernels.stream():
-        yield
+pytestmark = pytest.mark.usefixtures("on_their_stream")
 
 
 def observed(degrees=0.0, swell=0.0, shift=(0.0, 0.0, 0.0)):
@@ -77,10 +65,6 @@ def made(kernels, rasterizer, track, views, settings=SETTINGS):
     frame = kernels.warm_frame(track, views, rasterizer, settings)
     frame.fill(views, track)
     return frame
-
-
-def numpy(tensor):
-    return tensor.cpu().numpy()
 
 
 def up(kernels, array, kind=None):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from surface_scene import egg, marks, ring, views_of
+from surface_scene import egg, marks, numpy, ring, views_of
 
 from fusion_server.sight.resident import resident
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
@@ -21,23 +21,12 @@ from fusion_server.surface.skin import _FOOTPRINTS, _facing, follow_skin
 from fusion_server.surface.warm import LED, Frame, on_skin, warm
 from geometry.device import Lane
 from geometry.rasterize.cpu import CpuRasterizer
-from geometry.rasterize.cuda import CudaRasterizer
 
 CAMERAS = ring(6, 96)
 SETTINGS = SurfaceSettings(vertices=1200, hull_cells=32, keyframe_iterations=8, uv=False, steady=False)
 MARKS = marks()
 SIZES = range(len(_FOOTPRINTS))
-
-
-@pytest.fixture(scope="module")
-def rasterizer(device):
-    return CudaRasterizer(device)
-
-
-@pytest.fixture(autouse=True)
-def on_their_stream(kernels):
-    with kernels.stream():
-        yield
+pytestmark = pytest.mark.usefixtures("on_their_stream")
 
 
 def observed(degrees=0.0):
@@ -62,10 +51,6 @@ def made(kernels, rasterizer, track, views):
 
 def frame_of(views, kernels=CPU):
     return Frame(views, (), True, kernels, Clock())
-
-
-def numpy(tensor):
-    return tensor.cpu().numpy()
 
 
 def up(kernels, array, kind=None):
@@ -101,11 +86,11 @@ def test_pictures_are_made_comparable_as_on_the_cpu(kernels, rasterizer, track, 
     views = near(footprint)
     launches = made(kernels, rasterizer, track, views)
     observation = observe(views, True)
-    launches.skin.make_comparable(launches, size)
+    launches.skin.make_comparable(size)
     pictures = Comparable.begun(observation, _FOOTPRINTS[size])
     theirs, b = pictures.maps()[..., 0], launches.buffer
     assert numpy(b[f"covers{size}"])[0] == pytest.approx(pictures.footprint, rel=1e-12)
-    ours = numpy(b[f"seen{size}"]).ravel()[: theirs.size].reshape(theirs.shape)
+    ours = numpy(b[f"comparable{size}"]).ravel()[: theirs.size].reshape(theirs.shape)
     ours[:, [0, -1]], ours[:, :, [0, -1]] = np.nan, np.nan  # there is no step there
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
     assert np.isnan(theirs[1]).all() and 0.01 < np.mean(~np.isnan(theirs)) < 0.8
@@ -118,7 +103,7 @@ def test_who_faces_a_view_is_the_cpu_s(kernels, rasterizer, track):
     launches = made(kernels, rasterizer, track, views)
     half = launches.levels[1]
     launches.look(half, launches.inbox["start"], fused=False)
-    launches.skin.face(launches, half, launches.inbox["start"])
+    launches.skin.face(half, launches.inbox["start"])
     seen = look(track.vertices, track.topology, observe(views, True).coarser(), CpuRasterizer())
     theirs = _facing(seen)
     assert 0.2 < (theirs > 0).mean() < 0.5
@@ -177,7 +162,7 @@ def test_vertices_follow_the_skin_as_on_the_cpu(kernels, rasterizer, track, monk
     launches = made(kernels, rasterizer, track, views)
     launches.follow()
     rigid = numpy(launches.outbox["vertices"]).copy()
-    launches.skin.follow(launches)
+    launches.skin.follow()
     frame = frame_of(views)
     there, seen = follow_rigid(
         track.vertices, track.topology, frame.coarse, CpuRasterizer(), SETTINGS, track.rest, still=LED

@@ -50,6 +50,11 @@ def test_a_source_is_compiled_once_and_again_when_it_changes(tmp_path, cache):
     made = first.stat().st_mtime_ns
     assert build(source(tmp_path)) == first and first.stat().st_mtime_ns == made
     assert build(source(tmp_path, SUM + "\n")) != first
+    (tmp_path / "view.h").write_text("// what several sources share\n")
+    beside = build(source(tmp_path))
+    assert beside != first
+    (tmp_path / "view.h").unlink()
+    beside.unlink()
     assert sorted(cache.iterdir()) == sorted([first, build(source(tmp_path, SUM + "\n"))])  # nothing half made is left
 
 
@@ -71,8 +76,11 @@ def test_launches_wait_on_a_flag_and_no_longer_than_they_are_told_to(tmp_path, c
     x, out, flag = library.up(np.ones(300)), library.zeros((1,), torch.float64), library.zeros((1,), torch.int32)
     library("total", x, 300, out, when=flag)
     assert float(out) == 0
+    launches, at_work = library.launched
+    assert launches > 0 and at_work == 0
     library("total", x, 300, out)
     assert float(out) == 300
+    assert library.launched == (2 * launches, launches if device == "cpu" else 0)
     out.zero_()
     library("total", x, 200, out, when=flag.fill_(1))
     assert float(out) == 200

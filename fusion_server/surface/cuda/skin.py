@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,62 +17,56 @@ _FINEST = len(skin._FOOTPRINTS) - 1
 
 
 class SkinLaunches:
-    """See ``launches.Launches``, whose part it is; these hand themselves over, with their buffers."""
+    """See ``launches.Launches``, whose part it is."""
 
-    def __init__(
-        self,
-        run: Callable[..., None],
-        only: Callable[[torch.Tensor], AbstractContextManager],
-        sizes: Sizes,
-        library: Library,
-    ):
-        """run, only: the launches' own."""
-        self._run, self._only, self._sizes = run, only, sizes
+    def __init__(self, launches: Launches, sizes: Sizes, library: Library):
+        """launches: those around it, which have made their buffers by now."""
+        self._all, self._run, self._only, self._sizes = launches, launches.run, launches.only, sizes
         self._rounds = library.zeros((skin._ROUNDS + 1,), torch.int32)
         self._go = self._rounds.split(1)  # whether there is such a round; what one decides on is the next one's
         self._lead, self._moves = library.zeros((2,), torch.int32).split(1)
 
-    def face(self, launches: Launches, level: Level, x: torch.Tensor) -> None:
+    def face(self, level: Level, x: torch.Tensor) -> None:
         """``skin._facing`` of what was looked at last."""
-        b = launches.buffer
+        b = self._all.buffer
         self._run(
-            "skin", "facing", x, b["normals"], level.matrix, launches.inbox["center"], level.depth, *level.depth.shape,
+            "skin", "facing", x, b["normals"], level.matrix, self._all.inbox["center"], level.depth, *level.depth.shape,
             self._sizes.vertices, skin._FACING, skin._SLACK, b["facing"],
         )  # fmt: skip
 
-    def follow(self, launches: Launches) -> None:
+    def follow(self) -> None:
         """``skin.follow_skin``, in place."""
-        self.make_comparable(launches, _FINEST)
+        self.make_comparable(_FINEST)
         self._run("skin", "begin", 0, skin._ROUNDS, self._rounds)
-        self._follow(launches, _FINEST, may_lead=True)
+        self._follow(_FINEST, may_lead=True)
         for size in range(_FINEST + 1):
             if size < _FINEST:
                 with self._only(self._lead):
-                    self.make_comparable(launches, size)
+                    self.make_comparable(size)
             self._run("skin", "begin", self._lead, skin._ROUNDS, self._rounds)
-            self._follow(launches, size)
+            self._follow(size)
 
-    def make_comparable(self, launches: Launches, size: int) -> None:
+    def make_comparable(self, size: int) -> None:
         """``comparable.Comparable.begun`` and its maps."""
-        b, s, fine = launches.buffer, self._sizes, launches.levels[0]
+        b, s, fine = self._all.buffer, self._sizes, self._all.levels[0]
         level = b[f"level{size}"]
         self._run(
             "skin", "as_coarse", b["fine_pixel"], skin._FOOTPRINTS[size], len(s.pyramid), level, b[f"covers{size}"]
         )
         self._run(
             "skin", "comparable", b["greys"], b["matrices"], level, s.views, *s.pyramid[0], fine.inside, fine.matrix,
-            s.height, s.width, comparable.AROUND, comparable.QUIET, b["onto"], b["on_subject"], b[f"seen{size}"],
+            s.height, s.width, comparable.AROUND, comparable.QUIET, b["onto"], b["on_subject"], b[f"comparable{size}"],
         )  # fmt: skip
 
-    def _follow(self, launches: Launches, size: int, may_lead: bool = False) -> None:
+    def _follow(self, size: int, may_lead: bool = False) -> None:
         """``skin._followed``; may_lead: whether it may say that coarser pictures have to lead the way."""
-        b, k, s, mesh, x = launches.buffer, launches.kept, self._sizes, launches.mesh, launches.outbox["vertices"]
-        level, covers, expected = b[f"level{size}"], b[f"covers{size}"], k[f"expected{size}"]
+        b, k, s, mesh, x = self._all.buffer, self._all.kept, self._sizes, self._all.mesh, self._all.outbox["vertices"]
+        maps, level, covers = b[f"comparable{size}"], b[f"level{size}"], b[f"covers{size}"]
         for n in range(skin._ROUNDS):
             with self._only(self._go[n]):
                 self._run(
-                    "skin", "asked", x, b["normals"], b["facing"], b[f"seen{size}"], b["matrices"], level, s.views,
-                    *s.pyramid[0], expected, s.vertices, skin._NOISE, skin._OUTLIER, k["group_first"],
+                    "skin", "asked", x, b["normals"], b["facing"], maps, b["matrices"], level, s.views,
+                    *s.pyramid[0], k[f"expected{size}"], s.vertices, skin._NOISE, skin._OUTLIER, k["group_first"],
                     k["group_member"], s.groups, b["asked"], b["group_system"], b["group_right"],
                 )  # fmt: skip
                 self._run(
