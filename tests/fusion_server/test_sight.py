@@ -337,6 +337,7 @@ def test_a_track_is_the_same_whichever_way_the_pictures_went():
         surfaces = []
         for images in sets:
             observation, surface = reconstructor.reconstruct(images)
+            assert observation.searched == (not surfaces)  # later ones look where the head was
             surfaces.append(surface)
             reconstructor.restore(thaw(freeze(reconstructor.state(), _ROOMS), _ROOMS))  # as a checkpoint does
         assert set(observation.seconds) >= (
@@ -345,6 +346,9 @@ def test_a_track_is_the_same_whichever_way_the_pictures_went():
         if kind == "device":  # a warm frame has none of the maps and pictures fetched that kernels read
             assert set(observation.seen.handed._arrays) <= {"mask", "checksum"}
         runs.append(surfaces)
+        reconstructor.begin_anew()
+        again, surface = reconstructor.reconstruct(sets[-1])
+        assert again.searched and (surface.kind, surface.quality.flags) == ("keyframe", ())
     for ours, theirs in zip(*runs, strict=True):
         assert ours.kind == theirs.kind and ours.quality.flags == theirs.quality.flags
         assert ours.quality.silhouette_iou == pytest.approx(theirs.quality.silhouette_iou, abs=2e-3)
