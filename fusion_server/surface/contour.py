@@ -54,8 +54,7 @@ def contour_rows(
     depth (V, H, W) from the rasteriser; gate in pixels: a contour point further from the outline is not its own;
     scale in metres: residuals beyond it lose weight (Cauchy), from 1.
     """
-    room = max(len(topology.edges) // 4, 64)
-    views = len(rig.focal)
+    views, room = len(rig.focal), len(topology.edges) + len(shape.vertices)  # where a head is gone, all stand outside
     edge = np.empty((views, room), np.int32)
     data = np.empty((views, room, 6))
     count = np.zeros(views, np.int64)
@@ -63,9 +62,8 @@ def contour_rows(
         shape.vertices, shape.normals, topology.edges, topology.start, topology.link, depth, rig.matrix, rig.rotation,
         rig.center, rig.focal, outlines.distance, outlines.known, outlines.blind, gate, scale, edge, data, count,
     )  # fmt: skip
-    picked = np.arange(room) < count[:, None]
-    edge, data = edge[picked], data[picked]
     view = np.repeat(np.arange(views), count)
+    edge, data = (np.concatenate([of[v, :n] for v, n in enumerate(count)]) for of in (edge, data))
     return ContourRows(view, edge, data[:, 0], data[:, 1:4], data[:, 4], data[:, 5])
 
 
@@ -161,7 +159,7 @@ def _contours(
         out = np.empty(5)
         for e in range(edges.shape[0]):
             i, j = edges[e]
-            if (side[i] > 0.0) == (side[j] > 0.0) or found >= edge_out.shape[1]:
+            if (side[i] > 0.0) == (side[j] > 0.0):
                 continue
             share = side[i] / (side[i] - side[j])
             p0 = x[i, 0] + share * (x[j, 0] - x[i, 0])
@@ -188,8 +186,6 @@ def _contours(
             data_out[v, found, 1:6] = out
             found += 1
         for i in range(x.shape[0]):
-            if found >= edge_out.shape[1]:
-                break
             if not _perhaps_outside(matrix[v], distance[v], x[i, 0], x[i, 1], x[i, 2]):
                 continue
             ok, px, py, s = _row(

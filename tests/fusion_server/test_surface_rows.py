@@ -344,6 +344,22 @@ def test_contours_pull_a_surface_of_the_wrong_size_back(scene, off):
     assert np.median(moved[touched]) == pytest.approx(-off, abs=0.4e-3)
 
 
+def test_a_surface_that_stands_beside_its_masks_is_pulled_as_a_whole():
+    """However many vertices are outside: how they are numbered must not say which of them are heard."""
+    mesh, count = blob(4), len(blob(4).vertices)
+    small = Mesh(0.4 * mesh.vertices + (0, 0.05, 0), mesh.faces)
+    observation = observe(views_of(small, skin(4), CAMERAS), False)
+    beside, pulls = small.vertices - (0, 0.1, 0), []
+    for vertices, faces in ((beside, mesh.faces), (beside[::-1].copy(), count - 1 - mesh.faces)):
+        topology = Topology.of(faces, count)
+        seen = look(vertices, topology, observation, RASTERIZER)
+        rows = contour_rows(seen.shape, topology, seen.raster.depth, observation.rig, observation.outlines, 64.0, 10e-3)
+        assert len(np.unique(topology.edges[rows.edge])) > 0.99 * count
+        pulls.append((rows.weight * rows.want) @ rows.gradient)
+    np.testing.assert_allclose(*pulls, rtol=1e-9)
+    assert pulls[0][1] > 10 * np.abs(pulls[0][[0, 2]]).max()  # up, where the masks are
+
+
 def test_a_contour_in_front_of_the_subject_is_not_its_outline():
     """A small sphere before a large one: its contour lies inside the mask and says nothing."""
     large, small = icosphere(4), icosphere(3)
