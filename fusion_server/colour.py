@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import numba
 import numpy as np
 
+from geometry.compiled import kernel
 from geometry.mesh import vertex_normals
 from geometry.rasterize.base import Rasterizer
 from geometry.visibility import SLACK
@@ -196,7 +196,7 @@ def _scaled(camera: Camera, size: int) -> Camera:
     return replace(camera, K=K, width=int(np.ceil(camera.width * scale)), height=int(np.ceil(camera.height * scale)))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _sample(points, normals, m, center, image, linear, depth, scale, focal, colour, weight):
     height, width = image.shape[0], image.shape[1]
     for i in range(points.shape[0]):
@@ -232,7 +232,7 @@ def _sample(points, normals, m, center, image, linear, depth, scale, focal, colo
         weight[i] = (cosine - _GRAZING) ** _SQUARE * (1 - empty / 9.0) ** 2
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _blend(colour, weight, gains, out, total):
     views = colour.shape[0]
     value, vote, off = np.empty(views), np.empty(views), np.empty(views)
@@ -276,7 +276,7 @@ def _blend(colour, weight, gains, out, total):
             out[i, k] /= kept
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(colour, known, faces, rounds):
     total = np.zeros((colour.shape[0], 4), np.float32)
     for _ in range(rounds):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from geometry.compiled import kernel
 from geometry.mesh import Mesh, face_normals
 
 _LEAF = 4  # triangles in a leaf box
@@ -190,7 +191,7 @@ def _boxes(triangles: np.ndarray) -> np.ndarray:
     return boxes
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _box_distance(point, box):
     total = 0.0
     for axis in range(3):
@@ -200,7 +201,7 @@ def _box_distance(point, box):
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _closest_on_triangle(p, corners, out):
     """Nearest point of a triangle (Ericson, Real-Time Collision Detection, 5.1.5); returns the squared distance."""
     ab0, ab1, ab2 = corners[1, 0] - corners[0, 0], corners[1, 1] - corners[0, 1], corners[1, 2] - corners[0, 2]
@@ -236,7 +237,7 @@ def _closest_on_triangle(p, corners, out):
     return x * x + y * y + z * z
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _closest(points, triangles, boxes, near, distance, slot):
     leaf0 = boxes.shape[0] // 2
     for i in numba.prange(points.shape[0]):

@@ -8,9 +8,9 @@ flipped only where the new edge does not exist yet.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from geometry.compiled import kernel
 from geometry.mesh import Mesh, edges, face_normals, vertex_normals
 
 _LONG, _SHORT = 4 / 3, 4 / 5  # of the wanted length: a split's halves are not short, a collapse makes no long edge
@@ -146,7 +146,7 @@ def _round(vertices: np.ndarray, faces: np.ndarray, length: np.ndarray) -> tuple
     return points[used], compact.reshape(-1, 3).astype(np.int32), lengths[used]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _work(points, faces, ring, size, vertex_count, face_count, length):
     for f in range(face_count):
         for k in range(3):
@@ -186,19 +186,19 @@ def _work(points, faces, ring, size, vertex_count, face_count, length):
     return vertex_count, face_count
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _square(points, i, j):
     x, y, z = points[i, 0] - points[j, 0], points[i, 1] - points[j, 1], points[i, 2] - points[j, 2]
     return x * x + y * y + z * z
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _wanted(length, i, j):
     """The square of an edge's wanted length."""
     return (0.5 * (length[i] + length[j])) ** 2
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _wing(faces, ring, size, i, j):
     """The face in which j follows i, and its third corner; -1 where there is none."""
     for n in range(size[i]):
@@ -209,7 +209,7 @@ def _wing(faces, ring, size, i, j):
     return -1, -1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _forget(ring, size, v, f):
     for n in range(size[v]):
         if ring[v, n] == f:
@@ -218,20 +218,20 @@ def _forget(ring, size, v, f):
             return
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _learn(ring, size, v, f):
     ring[v, size[v]] = f
     size[v] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _replace(faces, f, old, new):
     for k in range(3):
         if faces[f, k] == old:
             faces[f, k] = new
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _normal(points, a, b, c, out):
     ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
     wx, wy, wz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
@@ -239,7 +239,7 @@ def _normal(points, a, b, c, out):
     return np.sqrt(out[0] * out[0] + out[1] * out[1] + out[2] * out[2])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _split(points, faces, ring, size, i, j, m, face_count):
     f, k = _wing(faces, ring, size, i, j)
     g, o = _wing(faces, ring, size, j, i)
@@ -263,7 +263,7 @@ def _split(points, faces, ring, size, i, j, m, face_count):
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _folds(points, faces, ring, size, v, skip, target, before, after):
     """Whether moving v to ``target`` would turn one of its faces over (faces that also hold ``skip`` vanish)."""
     x, y, z = points[v]
@@ -281,7 +281,7 @@ def _folds(points, faces, ring, size, v, skip, target, before, after):
     return False
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _collapse(points, faces, ring, size, i, j, length):
     f, k = _wing(faces, ring, size, i, j)
     g, o = _wing(faces, ring, size, j, i)
@@ -331,7 +331,7 @@ def _collapse(points, faces, ring, size, i, j, length):
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _flip(points, faces, ring, size, i, j):
     f, k = _wing(faces, ring, size, i, j)
     g, o = _wing(faces, ring, size, j, i)
@@ -360,7 +360,7 @@ def _flip(points, faces, ring, size, i, j):
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fans(faces, count):
     """Faces at each vertex in compressed rows: starts (count + 1,) and face numbers."""
     start = np.zeros(count + 1, np.int64)
@@ -379,7 +379,7 @@ def _fans(faces, count):
     return start, around
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _single_fans(faces, start, around, used):
     """Whether walking from face to face around each vertex visits all of its faces."""
     for v in range(used.shape[0]):

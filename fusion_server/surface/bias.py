@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 from scipy import sparse
 
@@ -19,6 +18,7 @@ from fusion_server.surface.contour import ContourRows
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.observation import Look
 from fusion_server.surface.solve import Shape, Topology
+from geometry.compiled import kernel
 from protocol.calibration import Camera
 
 _LEARN = 0.3  # of how much of the tilt is seen again in a frame, what is new; the rest is what earlier frames showed
@@ -136,7 +136,7 @@ def _tilt(fused: Fused, shape: Shape, topology: Topology) -> np.ndarray:
     return tilt
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _axes(vertices, face, n):
     """Two unit vectors within a face, at right angles: along its first edge, and the normal's product with that."""
     a, b = face[0], face[1]
@@ -146,7 +146,7 @@ def _axes(vertices, face, n):
     return x, y, z, n[1] * z - n[2] * y, n[2] * x - n[0] * z, n[0] * y - n[1] * x
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _tilts(vertices, faces, face_normals, normal, weight, tilt):
     for f in range(faces.shape[0]):
         if weight[f] > 0.0:
@@ -155,7 +155,7 @@ def _tilts(vertices, faces, face_normals, normal, weight, tilt):
             tilt[f, 1] = normal[f, 0] * u + normal[f, 1] * v + normal[f, 2] * w
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _untilted(vertices, faces, face_normals, normal, tilt, share, out):
     for f in range(faces.shape[0]):
         x, y, z, u, v, w = _axes(vertices, faces[f], face_normals[f])

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
-import numba
 import numpy as np
 
 from fusion_server.surface.each import begun
 from fusion_server.surface.observation import Observation
 from fusion_server.surface.photometric import Pictures
+from geometry.compiled import kernel
 
 AROUND = 11  # pixels: side of the square whose mean and contrast are taken out
 QUIET = 2.0  # grey levels of contrast that count as none
@@ -63,7 +63,7 @@ def _begun(pictures: Pictures, observation: Observation) -> Callable[[], np.ndar
     return maps
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")  # without checks for zeros, eight pixels at a time
+@kernel(error_model="numpy")  # without checks for zeros, eight pixels at a time
 def _compared(grey, mask, share, own, square, out):
     """Level, and central differences of it; NaN off the subject and beside what is off."""
     rows, columns = grey.shape

@@ -15,6 +15,7 @@ import numpy as np
 from fusion_server.surface.base import Rig
 from fusion_server.surface.silhouette import Silhouettes
 from fusion_server.surface.solve import Shape, Topology
+from geometry.compiled import kernel
 
 OUTWARD = 2.0  # pixels beyond a contour point at which an outermost one sees no more mesh
 INWARD = 1.5  # pixels before a contour point, where the surface that it belongs to is seen
@@ -75,7 +76,7 @@ def add_contours(system, shape: Shape, topology: Topology, rows: ContourRows) ->
     system.add_edge_points(rows.edge, first, second, rows.want, rows.weight)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _bilinear(image, x, y):
     x0, y0 = min(int(x), image.shape[1] - 2), min(int(y), image.shape[0] - 2)
     fx, fy = x - x0, y - y0
@@ -84,7 +85,7 @@ def _bilinear(image, x, y):
     return upper + fy * (lower - upper)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _row(p0, p1, p2, m, r, focal, distance, known, limit, scale, out):
     """One point against one outline: fills gradient, want and weight, returns (ok, pixel x, pixel y, distance)."""
     w = m[2, 0] * p0 + m[2, 1] * p1 + m[2, 2] * p2 + m[2, 3]
@@ -113,12 +114,12 @@ def _row(p0, p1, p2, m, r, focal, distance, known, limit, scale, out):
     return True, x, y, s
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _depth(m, x, y, z):
     return m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _depth_at(depth, x, y):
     """At the nearest pixel; 0 where nothing is or the picture ends."""
     column, row = int(np.rint(x)), int(np.rint(y))
@@ -127,7 +128,7 @@ def _depth_at(depth, x, y):
     return np.float32(0.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _perhaps_outside(m, distance, x, y, z):
     """A cheap look at the nearest pixel; nearly all vertices are inside and need no more."""
     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
@@ -140,7 +141,7 @@ def _perhaps_outside(m, distance, x, y, z):
     return distance[row, col] < 1.0 - OUTSIDE
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _contours(
     x, normals, edges, start, link, depth, matrix, rotation, center, focal, distance, known, blind, gate, scale,
     edge_out, data_out, count,

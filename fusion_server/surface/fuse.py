@@ -9,6 +9,7 @@ import numpy as np
 
 from fusion_server.surface.base import Rig
 from fusion_server.surface.solve import Shape
+from geometry.compiled import kernel
 
 ERODED = 1.0  # pixels from the outline: nearer, a pixel mixes subject and background
 GRAZING = 0.1  # cosine of the angle to the view: below this a normal is noise
@@ -58,7 +59,7 @@ def fuse_normals(
     return Fused(fused, weight, agreement)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _votes(face, rotation, intrinsics, normal, trust, distance, face_normals, votes):
     for v in numba.prange(face.shape[0]):
         r = rotation[v]
@@ -86,7 +87,7 @@ def _votes(face, rotation, intrinsics, normal, trust, distance, face_normals, vo
                 votes[v, f, 3] += weight
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _reduce(votes, face_normals, areas, mean_area, normal, weight, agreement):
     for f in numba.prange(areas.shape[0]):
         n0, n1, n2, total = 0.0, 0.0, 0.0, 0.0

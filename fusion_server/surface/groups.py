@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 from fusion_server.surface.solve import Topology
+from geometry.compiled import kernel
 
 _STEPS = 15  # of conjugate gradients: forty gave the same
 _SPREADS = 3  # each takes half of the neighbours' mean
@@ -60,7 +61,7 @@ class Groups:
         return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _grouped(start, neighbour, group):
     count = 0
     for i in range(group.shape[0]):
@@ -85,7 +86,7 @@ def _grouped(start, neighbour, group):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _inverted(a, out):
     """Inverse of a symmetric 3 x 3."""
     c00, c01, c02 = (
@@ -101,7 +102,7 @@ def _inverted(a, out):
     out[1, 0], out[2, 0], out[2, 1] = out[0, 1], out[0, 2], out[1, 2]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _solved(system, right, start, neighbour, alike, steps):
     """Conjugate gradients, preconditioned by blocks: system (G, 3, 3) on the diagonal, links of weight alike."""
     count = system.shape[0]
@@ -150,7 +151,7 @@ def _solved(system, right, start, neighbour, alike, steps):
     return x
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _spread(x, start, neighbour):
     out = np.empty_like(x)
     for i in numba.prange(x.shape[0]):

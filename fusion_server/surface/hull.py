@@ -19,6 +19,7 @@ from skimage.measure import euler_number, marching_cubes
 
 from fusion_server.surface.base import Rig, SurfaceError
 from fusion_server.surface.silhouette import SOFT, Silhouettes, guessed, inward
+from geometry.compiled import kernel
 from geometry.mesh import Mesh, edges
 from geometry.remesh import is_closed_manifold
 from protocol.calibration import Camera
@@ -197,7 +198,7 @@ def _largest_piece(mesh: Mesh) -> Mesh:
     return Mesh(mesh.vertices[used], compact.reshape(-1, 3).astype(np.int32))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _sample(image, x, y):
     """Bilinear value; x and y must lie inside."""
     height, width = image.shape
@@ -208,7 +209,7 @@ def _sample(image, x, y):
     return upper + fy * (lower - upper)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _vote(matrix, focal, distance, known, low, step, least, second, by):
     nx, ny, nz = least.shape
     for ix in numba.prange(nx):
@@ -258,7 +259,7 @@ def _vote(matrix, focal, distance, known, low, step, least, second, by):
                 by[ix, iy, iz] = view
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _cover(matrix, low, step, least, covered):
     nx, ny, nz = least.shape
     for ix in range(nx):
@@ -272,7 +273,7 @@ def _cover(matrix, low, step, least, covered):
                         covered[v, row, col] = True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pixel(m, low, step, ix, iy, iz):
     x, y, z = low[0] + ix * step, low[1] + iy * step, low[2] + iz * step
     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
@@ -283,7 +284,7 @@ def _pixel(m, low, step, ix, iy, iz):
     return int(np.floor(py / _STRIDE + 0.5)), int(np.floor(px / _STRIDE + 0.5))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _give_back(matrix, low, step, bare, least, second, by):
     nx, ny, nz = least.shape
     for ix in range(nx):

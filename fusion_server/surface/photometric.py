@@ -23,6 +23,7 @@ import numpy as np
 from fusion_server.surface.base import Rig, View
 from fusion_server.surface.each import each
 from fusion_server.surface.solve import Shape, Topology
+from geometry.compiled import kernel
 
 FINE = 2  # pictures are usually this many times finer than the normal maps,
 FINEST = 512  # but no coarser than this many pixels a side
@@ -177,7 +178,7 @@ def _sample_places(edge: float) -> np.ndarray:
     return np.array(upright + turned)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def sees(m: np.ndarray, depth: np.ndarray, x: float, y: float, z: float, slack: float) -> bool:
     """Whether a point is on a map, no more than slack (metres) behind what is drawn there; m (3, 4), depth (H, W)."""
     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
@@ -190,7 +191,7 @@ def sees(m: np.ndarray, depth: np.ndarray, x: float, y: float, z: float, slack: 
     return depth[py, px] > 0.0 and w < depth[py, px] + slack
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _ranked(facing, best, cosine, view):
     """Insert a view into a short list that is sorted by cosine; the last one falls out."""
     at = len(best) - 1
@@ -200,13 +201,13 @@ def _ranked(facing, best, cosine, view):
     facing[at], best[at] = cosine, view
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _cosine(n, center, x, y, z):
     d0, d1, d2 = center[0] - x, center[1] - y, center[2] - z
     return (n[0] * d0 + n[1] * d1 + n[2] * d2) / np.sqrt(d0 * d0 + d1 * d1 + d2 * d2)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
+@kernel(parallel=True, fastmath=True)
 def _sample(
     vertices, normals, faces, face_normals, places, heights, grey, matrix, center, map_matrix, depth, slack, slot_of,
     sums,
@@ -287,7 +288,7 @@ def _sample(
                             sums[f, pair, h] += level[s, h] * level[t, h]
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, fastmath=True)
+@kernel(parallel=True, fastmath=True)
 def _correlate(
     vertices, normals, center, slot_of, sums, places, start, face, wide_start, wide_face, curves, contrast
 ):  # fmt: skip
@@ -351,7 +352,7 @@ def _correlate(
             contrast[i] = least
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _averaged(curves, contrast, start, neighbour):
     """Curves averaged over each vertex and its neighbours, weighted by contrast (bounded, so that an edge of two
     colours does not rule its surroundings)."""
@@ -375,7 +376,7 @@ def _averaged(curves, contrast, start, neighbour):
     return out, weight
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _peaks(curves, contrast, step, apart, want, variance):
     heights = curves.shape[1]
     for i in range(curves.shape[0]):
@@ -400,7 +401,7 @@ def _peaks(curves, contrast, step, apart, want, variance):
         variance[i] = SHARPNESS**2 * (1.02 - min(c[top], 1.0)) / bend * step * step
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _agreement(want, variance, start, neighbour, scale):
     """Raise the variance of heights that differ from their neighbours'."""
     factor = np.ones_like(want)

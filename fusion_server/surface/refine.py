@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
-import numba
 import numpy as np
 
 from fusion_server.surface.base import SurfaceSettings
@@ -17,6 +16,7 @@ from fusion_server.surface.photometric import Positions, agreed
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, even_layout, less_folded, relaxed, unfolded
+from geometry.compiled import kernel
 
 _DISAGREEMENT = 1.0  # a fused normal's error over the spread of its votes: errors that views share do not show in it
 _MISFIT = 1.5  # a contour's standard deviation over its median distance to the outline
@@ -155,7 +155,7 @@ def hidden(seen: Look, topology: Topology, settings: SurfaceSettings) -> np.ndar
     return ~shown | (reach(seen.shape.vertices, o.rig, o.outlines) < BORDER)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _shown(x, normals, matrix, center, depth, shown):
     for v in range(matrix.shape[0]):
         m = matrix[v]

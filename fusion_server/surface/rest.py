@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from fusion_server.surface.solve import Shape, Topology, widened
 from geometry.align import rigid_motion
+from geometry.compiled import kernel
 
 _ROUNDS = 32  # of leading folds back to the pose
 _PATIENCE = 4  # of them before a fold's surroundings are taken one ring wider
@@ -96,7 +96,7 @@ def _patches(marked: np.ndarray, topology: Topology) -> list[np.ndarray]:
     return [members[label == number] for number in range(count)]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _rest(x, v, start, neighbour, height, layout):
     """Layout: equal weights, changed as little as takes the tangential part of the neighbours' mean to zero."""
     for i in range(x.shape[0]):
@@ -133,7 +133,7 @@ def _rest(x, v, start, neighbour, height, layout):
             layout[n] = 1.0 / count + s * (a0 * d0 + a1 * d1 + a2 * d2) + t * (b0 * d0 + b1 * d1 + b2 * d2)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _spread(x, start, neighbour, free, rounds):
     for _ in range(rounds):
         for i in free:

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from fusion_server.surface.base import Rig
+from geometry.compiled import kernel
 from geometry.rasterize.base import Raster
 
 CUT = 0.4  # difference of unit normals beyond which a pixel loses weight
@@ -35,7 +36,7 @@ def rigid_rows(
     return system.sum(0), right.sum(0)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _normal_rows(
     vertex_normals, faces, face, bary, depth, observed, trust, distance, intrinsics, rotation, center, system, right
 ):
@@ -92,7 +93,7 @@ def _normal_rows(
         right[v] = turn.T @ b
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _smooth(face, depth, y, x):
     """Whether a pixel and its four neighbours show one smooth piece of surface."""
     if face[y, x] < 0:
@@ -103,7 +104,7 @@ def _smooth(face, depth, y, x):
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _rendered(vertex_normals, faces, face, bary, rotation):
     """The surface's normals as the camera would see them.  # H,W,3"""
     out = np.zeros((face.shape[0], face.shape[1], 3))

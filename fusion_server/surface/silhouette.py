@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
-import numba
 import numpy as np
 from scipy.special import ndtri
 
 from fusion_server.surface.base import Rig, View
 from fusion_server.surface.each import each
+from geometry.compiled import kernel
 
 _KEEP = 0.2  # of the largest piece: a piece larger than this belongs to the subject
 _HOLE = 0.02  # of the subject: a smaller hole is an error of the network
@@ -114,7 +114,7 @@ def signed_distance(soft: np.ndarray, out: np.ndarray | None = None) -> np.ndarr
     return distance
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mixed(blurred, inwards, outwards, quantile, distance):
     for y in range(distance.shape[0]):
         for x in range(distance.shape[1]):
@@ -153,7 +153,7 @@ def reach(points: np.ndarray, rig: Rig, outlines: Silhouettes) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _reach(points, matrix, focal, distance, known, out):
     for i in range(points.shape[0]):
         x, y, z = points[i]
@@ -171,7 +171,7 @@ def _reach(points, matrix, focal, distance, known, out):
         out[i] /= max(matrix.shape[0], 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def inward(px, py, known, value, metre) -> float:
     """How far inside (or outside, negative) a view's picture a pixel is, metres within +-SOFT; value: the signed
     distance of the mask there, or at the nearest pixel of the picture. Background at the border is guessed to go on as
@@ -184,7 +184,7 @@ def inward(px, py, known, value, metre) -> float:
     return min(max(inside * metre, -SOFT), SOFT)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def guessed(value, beyond) -> float:
     """Pixels, not positive, to the nearest outline there can be as far beyond a picture whose border is background:
     value (negative) pixels from an outline. Nothing is known, zero, where a subject may be that widens by a pixel a

@@ -22,6 +22,7 @@ from fusion_server.surface.groups import Groups
 from fusion_server.surface.observation import Look, Observation
 from fusion_server.surface.photometric import sees
 from fusion_server.surface.solve import Topology
+from geometry.compiled import kernel
 
 # Chosen by how far vertices slide on the demo's take, every 9th frame of it, with a network's normals.
 _FOOTPRINTS = (3.2e-3, 1.6e-3)  # metres a pixel, about: pictures are halved until they are as coarse
@@ -143,7 +144,7 @@ def _facing(look: Look) -> np.ndarray:
     return out
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _faces(x, normals, matrix, center, depth, out):
     for i in numba.prange(x.shape[0]):
         for v in range(matrix.shape[0]):
@@ -155,7 +156,7 @@ def _faces(x, normals, matrix, center, depth, out):
                 out[v, i] = (cosine - _FACING) / (1.0 - _FACING)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _at(maps, m, x, y, z):
     """Comparable level at a world point in one view, NaN off the subject, and its steps to the right and down; the
     pixel; one over the depth."""
@@ -175,7 +176,7 @@ def _at(maps, m, x, y, z):
     return value + 0.0 * (right + down), right, down, px, py, over  # beside what is off, a step is NaN, and so is all
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _seen(x, facing, maps, matrix):
     """Each view's comparable level at each vertex, NaN where it has none.  # V,P float32"""
     out = np.full(facing.shape, np.nan, np.float32)
@@ -186,7 +187,7 @@ def _seen(x, facing, maps, matrix):
     return out
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _gather(x, normals, facing, maps, matrix, expected, first, member, system, right):
     """Normal equations of each group's motion, from what its vertices see and should see."""
     for group in numba.prange(first.shape[0] - 1):

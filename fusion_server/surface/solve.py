@@ -13,6 +13,7 @@ from functools import cached_property
 import numba
 import numpy as np
 
+from geometry.compiled import kernel
 from geometry.mesh import edges
 
 _ROUNDS = 48  # of smoothing folds, at most
@@ -210,7 +211,7 @@ def _smoothed_there(vertices: np.ndarray, topology: Topology, folded: np.ndarray
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _smooth_marked(x, start, neighbour, marked, out):
     for i in range(x.shape[0]):
         near = marked[i]
@@ -226,7 +227,7 @@ def _smooth_marked(x, start, neighbour, marked, out):
             out[i, axis] = 0.5 * x[i, axis] + 0.5 * total / count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _around(faces, start, neighbour):
     count = start.shape[0] - 1
     first = np.zeros(count + 1, np.int32)
@@ -262,7 +263,7 @@ def _around(faces, start, neighbour):
     return first, face, wide_first, wide[:size].copy()
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _shape(vertices, faces, normals, face_normals, areas):
     length = 0.0
     for f in range(faces.shape[0]):
@@ -287,7 +288,7 @@ def _shape(vertices, faces, normals, face_normals, areas):
     return length / max(faces.shape[0], 1)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _folded(normals, faces, face_normals, cosine, folded):
     for f in numba.prange(faces.shape[0]):
         a, b, c = faces[f]
@@ -297,7 +298,7 @@ def _folded(normals, faces, face_normals, cosine, folded):
         folded[f] = total < 3.0 * cosine
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _normal_rows(x, v, faces, face_edges, wanted, weights, diagonal, off, right):
     for f in range(faces.shape[0]):
         w = weights[f]
@@ -318,7 +319,7 @@ def _normal_rows(x, v, faces, face_edges, wanted, weights, diagonal, off, right)
             right[j] += w * b * tilt
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _bending(x, v, start, neighbour, height, weight, right):
     for i in range(x.shape[0]):
         for n in range(start[i], start[i + 1]):
@@ -329,7 +330,7 @@ def _bending(x, v, start, neighbour, height, weight, right):
             right[j] += pull
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _edge_rows(edges, edge, first, second, want, weight, diagonal, off, right):
     for n in range(edge.shape[0]):
         i, j = edges[edge[n]]
@@ -341,7 +342,7 @@ def _edge_rows(edges, edge, first, second, want, weight, diagonal, off, right):
         right[j] += w * b * want[n]
 
 
-@numba.njit(cache=True, nogil=True)  # on one core: cores that other work shares would wait for each other each time
+@kernel  # on one core: cores that other work shares would wait for each other each time
 def _multiply(diagonal, values, start, neighbour, x, out):
     for i in range(diagonal.shape[0]):
         total = diagonal[i] * x[i]
@@ -350,7 +351,7 @@ def _multiply(diagonal, values, start, neighbour, x, out):
         out[i] = total
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _conjugate_gradients(diagonal, off, start, neighbour, link, right, x, steps):
     count = diagonal.shape[0]
     product = np.empty(count)
@@ -378,7 +379,7 @@ def _conjugate_gradients(diagonal, off, start, neighbour, link, right, x, steps)
             p[i] = z[i] + beta * p[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _relax(x, v, start, neighbour, layout, share, out):
     for i in range(x.shape[0]):
         m0, m1, m2 = -x[i, 0], -x[i, 1], -x[i, 2]

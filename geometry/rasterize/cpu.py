@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from geometry.cameras import projection_matrix
+from geometry.compiled import kernel
 from geometry.rasterize.base import NEAR, Raster, one_size
 from protocol.calibration import Camera
 
@@ -31,13 +32,13 @@ class CpuRasterizer:
         return Raster(face, bary, depth)
 
 
-@numba.njit(parallel=True, cache=True, nogil=True, fastmath=False)
+@kernel(parallel=True)
 def _rasterize(vertices, faces, matrices, face, bary, depth):
     for view in numba.prange(matrices.shape[0]):
         _rasterize_view(vertices, faces, matrices[view], face[view], bary[view], depth[view])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _rasterize_view(vertices, faces, matrix, face, bary, depth):
     height, width = face.shape
     screen = np.empty((vertices.shape[0], 3))  # x, y in pixels, 1 / z

@@ -19,6 +19,7 @@ import numba
 import numpy as np
 import torch
 
+from geometry.compiled import kernel
 from geometry.rasterize.base import Raster
 
 _ON_IT = 2e-3  # of the distance: what is this little behind an outline still belongs to it
@@ -115,7 +116,7 @@ class _Interpolate(torch.autograd.Function):
         return torch.from_numpy(to_values.sum(0)), torch.from_numpy(to_pixels), None, None
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _weight(h, i, j, x, y):
     """(x, y, 1) . (h_i x h_j)"""
     return (
@@ -125,14 +126,14 @@ def _weight(h, i, j, x, y):
     )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _weights(h, a, b, c, x, y):
     """What each corner of a face counts at a pixel, and the sum of it."""
     wa, wb, wc = _weight(h, b, c, x, y), _weight(h, c, a, x, y), _weight(h, a, b, x, y)
     return wa, wb, wc, wa + wb + wc
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _forward(values, pixels, faces, face, out):
     for v in numba.prange(face.shape[0]):
         h = pixels[v]
@@ -147,7 +148,7 @@ def _forward(values, pixels, faces, face, out):
                     out[v, y, x, k] = (wa * values[a, k] + wb * values[b, k] + wc * values[c, k]) / total
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _to_corners(to, h, i, j, x, y, g):
     """Gradient g of ``_weight``: to h_i it is h_j x p, to h_j it is p x h_i."""
     to[i, 0] += g * (h[j, 1] - h[j, 2] * y)
@@ -158,7 +159,7 @@ def _to_corners(to, h, i, j, x, y, g):
     to[j, 2] += g * (x * h[i, 1] - y * h[i, 0])
 
 
-@numba.njit(parallel=True, cache=True, nogil=True)
+@kernel(parallel=True)
 def _backward(values, pixels, faces, face, out, to_values, to_pixels):
     for v in numba.prange(face.shape[0]):
         h, to = pixels[v], to_pixels[v]
@@ -205,7 +206,7 @@ def _pairs(pixels, faces, opposite, face, depth) -> list[tuple[np.ndarray, np.nd
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pairs_of_view(h, faces, opposite, face, depth, view, whole, real):
     height, width = face.shape
     count = 0
@@ -251,6 +252,6 @@ def _pairs_of_view(h, faces, opposite, face, depth, view, whole, real):
     return count
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@kernel(inline="always")
 def _side(ax, ay, bx, by, x, y):
     return (bx - ax) * (y - ay) - (by - ay) * (x - ax) > 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
+
+from geometry.compiled import kernel
 
 SHADOW_SIZE = 256
 
@@ -118,7 +119,7 @@ def ambient_visibility(vertices: np.ndarray, normals: np.ndarray, faces: np.ndar
     return seen / total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _gather_sky(vertices, normals, matrix, depth, toward, spread, seen, total):
     lift, bias, last = np.float32(0.004) * spread, np.float32(0.012) * spread, depth.shape[0] - 1
     for i in range(vertices.shape[0]):
@@ -151,7 +152,7 @@ def _parallel_depth(vertices, faces, toward, size) -> tuple[np.ndarray, np.ndarr
     return matrix, depth
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _bounds(vertices, axes):
     low, high = np.full(3, np.float32(1e9)), np.full(3, np.float32(-1e9))
     for i in range(vertices.shape[0]):
@@ -162,7 +163,7 @@ def _bounds(vertices, axes):
     return low, high
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _parallel_raster(vertices, faces, matrix, depth):
     size = depth.shape[0]
     screen = np.empty_like(vertices)

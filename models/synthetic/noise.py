@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from geometry.compiled import kernel
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
+
+@kernel(fastmath=True, inline="always")
 def _hash(x, y, z, seed):
     h = np.uint32(x) * np.uint32(374761393) + np.uint32(y) * np.uint32(668265263)
     h += np.uint32(z) * np.uint32(2147483647) + np.uint32(seed) * np.uint32(974634777)
@@ -15,13 +16,13 @@ def _hash(x, y, z, seed):
     return np.float32((h ^ (h >> np.uint32(15))) & np.uint32(0xFFFFFF)) * np.float32(2.0 / 0xFFFFFF) - np.float32(1.0)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True, inline="always")
+@kernel(fastmath=True, inline="always")
 def _fade(x):
     """From 0 to 1 with two continuous derivatives (Perlin, SIGGRAPH 2002)."""
     return x * x * x * (x * (x * np.float32(6) - np.float32(15)) + np.float32(10))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def value_noise(x: float, y: float, z: float, seed: int) -> float:
     """One octave of value noise at one point, -1..1, features one unit wide."""
     fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
@@ -35,7 +36,7 @@ def value_noise(x: float, y: float, z: float, seed: int) -> float:
     return (a * (1 - sy) + b * sy) * (1 - sz) + (c * (1 - sy) + d * sy) * sz
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def noise_gradient(x: float, y: float, z: float, seed: int) -> tuple[float, float, float]:
     """The derivative of ``value_noise`` along x, y and z at one point."""
     fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
@@ -53,7 +54,7 @@ def noise_gradient(x: float, y: float, z: float, seed: int) -> tuple[float, floa
     return dx * along, dy * ((cd - ab) * (1 - sz) + (gh - ef) * sz), dz * (high - low)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _fbm(points, frequency, octaves, gain, seed, out):
     for i in range(points.shape[0]):
         x, y, z = points[i, 0] * frequency[0], points[i, 1] * frequency[1], points[i, 2] * frequency[2]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import cv2
-import numba
 import numpy as np
 
+from geometry.compiled import kernel
 from protocol.calibration import Camera
 
 
@@ -196,7 +196,7 @@ def _gamma() -> np.ndarray:
     return (np.linspace(0, 1, 4096) ** (2 / 2.2)).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _expose(light, gain, gamma, out):
     for y in range(light.shape[0]):
         for x in range(light.shape[1]):
@@ -208,7 +208,7 @@ def _expose(light, gain, gamma, out):
                 out[y, x, k] = gamma[int(np.sqrt(min(max(value, np.float32(0)), np.float32(1))) * 4095 + 0.5)]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _matte(background, spread, weight, mask, cover, contrast, image):
     half = np.float32(0.5)
     for y in range(image.shape[0]):
@@ -223,7 +223,7 @@ def _matte(background, spread, weight, mask, cover, contrast, image):
                 image[y, x, k] = min(max(value, np.float32(0)), np.float32(1))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _quantize(image, grain, start, noise, out):
     last = grain.shape[0] - 1
     n = start

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 
+from geometry.compiled import kernel
 from geometry.rasterize.base import NEAR
 from models.synthetic.lighting import Lighting
 from models.synthetic.noise import noise_gradient, value_noise
@@ -120,7 +120,7 @@ def _averaged(view: Rendering) -> Rendering:
     return Rendering(light, normal, depth)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _average(light, normal, depth, mean_light, mean_normal, mean_depth):
     for y in range(mean_depth.shape[0]):
         for x in range(mean_depth.shape[1]):
@@ -189,7 +189,7 @@ def _render_view(attributes, faces, own: int, camera: Camera, lighting: Lighting
     return Rendering(light, normal, depth)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _draw(
     attributes, faces, own, focal, matrix, R, center, lamps, sky, shadow_maps, shadow_matrices, closed, light, normal,
     depth,
@@ -268,7 +268,7 @@ def _draw(
         _blend_borders(owner, own, light)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _blend_borders(owner, own, light):
     """Where the subject and another thing meet, a pixel sees a little of both, as a lens would show it."""
     height, width = owner.shape
@@ -295,7 +295,7 @@ def _blend_borders(owner, own, light):
                 light[y, x, k] = np.float32(0.45) * before[y, x, k] + np.float32(0.55) * total / count
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _engrave(value, attributes, a, b, c, footprint, center):
     """Fine colour noise and fine relief of one pixel, ``footprint`` metres wide, in place in ``value``.
 
@@ -363,7 +363,7 @@ def _engrave(value, attributes, a, b, c, footprint, center):
             value[3 + k] += lift * (center[k] - value[k])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _shade(value, attributes, a, b, c, center, lamps, sky, shadow_maps, shadow_matrices, out):
     """Light leaving one point toward the camera. value: interpolated attributes; its normal is made a unit here."""
     x, y, z = value[0], value[1], value[2]
@@ -444,7 +444,7 @@ def _shade(value, attributes, a, b, c, center, lamps, sky, shadow_maps, shadow_m
             out[k] += power * lamps[i, 4 + k] * (value[6 + k] * diffuse + lobe)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def _lit(x, y, z, shadow_map, matrix, blur):
     """Share of a lamp that a point sees: percentage-closer filtering of 3 x 3 texels ``blur`` texels apart."""
     size = shadow_map.shape[0]

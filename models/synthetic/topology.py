@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-import numba
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from geometry.compiled import kernel
 from geometry.mesh import edges, loop_matrix
 from models.synthetic.basis import GENDERS, MUSCLES, PARTS, RACES, WEIGHTS, Basis, load_basis
 
@@ -210,7 +210,7 @@ def head_middle(vertices: np.ndarray, basis: Basis) -> np.ndarray:
     return np.array([0.0, high[1] - 0.115, (low[2] + high[2]) / 2 - 0.008])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@kernel(fastmath=True)
 def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Unit vertex normals, area-weighted, float32.  # P,3"""
     out = np.zeros_like(vertices)

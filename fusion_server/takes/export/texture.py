@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from fusion_server.colour import Photo, Sampler, blend, encoded, filled, solve_gains
+from geometry.compiled import kernel
 from geometry.mesh import vertex_normals
 from geometry.rasterize.base import Rasterizer
 
@@ -58,7 +58,7 @@ def bake_texture(
     return encoded(texture)
 
 
-@numba.njit(cache=True)
+@kernel
 def _texels(uv, face, bary):
     """Which face each texel's centre lies in, and its weights of corners 0 and 1."""
     size = face.shape[0]
@@ -78,7 +78,7 @@ def _texels(uv, face, bary):
                     bary[y, x, 0], bary[y, x, 1] = u, v
 
 
-@numba.njit(cache=True)
+@kernel
 def _spread(texture, known):
     """Texels beside known ones take their mean; returns what is known then."""
     grown = known.copy()
