@@ -226,6 +226,7 @@ def describe(surface: SurfaceFrame) -> dict:
         "confidence": round(float(quality.confidence), 4),
         "silhouette_iou": round(float(quality.silhouette_iou), 4),
         "normal_residual_deg": round(float(quality.normal_residual_deg), 3),
+        "photometric_residual": None if np.isnan(off := quality.photometric_residual) else round(float(off), 3),
         "inverted_faces": int(quality.inverted),
         "flags": list(quality.flags),
     }

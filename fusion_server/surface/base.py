@@ -58,9 +58,12 @@ class Quality:
     """How well the surface explains its frame.
 
     silhouette_iou: overlap of rendered and observed masks, all views together. normal_residual_deg: median angle
-    between surface and observed normals. inverted: faces turned against the fused normals or folded over. confidence:
-    0 to 1, from these. flags: what a person should know, short words: "lost" (not to be trusted), "uncertain",
-    "inverted", "blind:<camera>" (a view that saw nothing), "disagrees:<camera>" (its mask fits worse than the others'),
+    between surface and observed normals. photometric_residual: how little pictures show of what the keyframe saw at
+    its vertices, 0 the same, 1 nothing in common (``skin.unlikeness``); of a keyframe, how little its cameras see
+    alike; NaN where no skin is followed. inverted: faces turned against the fused normals or folded over. confidence: 0
+    to 1, from these. flags: what a person should know, short words: "lost" (not to be trusted), "uncertain",
+    "strange skin" (the shape fits, but its vertices are elsewhere on the skin, or the light is another), "inverted",
+    "blind:<camera>" (a view that saw nothing), "disagrees:<camera>" (its mask fits worse than the others'),
     "stuck:<camera>" (its picture no longer changes; left out if enough others are there), "recovered", "new topology".
     """
 
@@ -69,6 +72,7 @@ class Quality:
     inverted: int
     confidence: float
     flags: tuple[str, ...] = ()
+    photometric_residual: float = float("nan")
 
 
 @dataclass(frozen=True, eq=False)

@@ -131,13 +131,18 @@ def unwrap(mesh: Mesh) -> np.ndarray:
     return uv[corners].astype(np.float32)
 
 
-def fitted(vertices: np.ndarray, topology: Topology, mesh: Mesh, rounds: int = 12) -> np.ndarray:
-    """Vertices (P, 3) of one topology laid onto another mesh: first rigidly, then smoothly.  # P,3"""
-    index = SurfaceIndex(mesh)
-    for _ in range(rounds):  # iterative closest points, the farthest tenth left out
+def aligned(vertices: np.ndarray, index: SurfaceIndex, rounds: int = 12) -> np.ndarray:
+    """Vertices (P, 3) moved as one piece onto another surface: iterative closest points (Besl and McKay, PAMI 1992),
+    the farthest tenth left out.  # P,3"""
+    for _ in range(rounds):
         near, distance, _ = index.closest(vertices)
         keep = distance <= np.percentile(distance, 90)
         vertices = rigid_motion(vertices[keep], near[keep])(vertices)
+    return vertices
+
+
+def draped(vertices: np.ndarray, topology: Topology, index: SurfaceIndex, rounds: int = 12) -> np.ndarray:
+    """Vertices (P, 3) of a topology that lies roughly on another surface laid onto it smoothly.  # P,3"""
     for n in range(rounds):
         shape = Shape.of(vertices, topology)
         off = index.closest(shape.vertices)[0] - shape.vertices

@@ -81,7 +81,7 @@ def follow_rigid(
         step = rigid_step(seen, topology, settings, _SCALES[not coarse], _SIGMAS[not coarse])
         step = step if coarse else step - rest
         center = vertices.mean(0)
-        there = (vertices - center) @ _rotation(step[:3]).T + center + step[3:]
+        there = (vertices - center) @ rotation(step[:3]).T + center + step[3:]
         way = there - vertices
         largest = float(np.sqrt(np.vecdot(way, way).max()))
         return (there, largest, seen) if largest < _FARTHEST else (vertices, 0.0, seen)
@@ -103,7 +103,7 @@ def follow_rigid(
     return there, seen
 
 
-def _rotation(omega: np.ndarray) -> np.ndarray:
+def rotation(omega: np.ndarray) -> np.ndarray:
     """The rotation by a vector (Rodrigues).  # 3,3"""
     angle = float(np.linalg.norm(omega))
     if angle < 1e-12:

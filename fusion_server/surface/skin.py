@@ -41,11 +41,13 @@ _ROUNDING = 1e-7  # metres: a smaller way is none, or a still surface would trem
 @dataclass(frozen=True, eq=False)
 class Skin:
     """What a keyframe's vertices look like. seen: for each camera, of pictures of each size, the comparable grey level
-    (n, P) float32, NaN where the camera does not show a vertex. mean (n, P): the same of all cameras."""
+    (n, P) float32, NaN where the camera does not show a vertex. mean (n, P): the same of all cameras. unlike: how
+    little these see alike, as ``unlikeness`` has it: near 1 where the skin has nothing to be told by."""
 
     seen: dict[str, np.ndarray]
     mean: np.ndarray
     groups: Groups
+    unlike: float
 
     @classmethod
     def of(cls, look: Look, observation: Observation, topology: Topology) -> Skin:
@@ -61,7 +63,8 @@ class Skin:
         total = weight.sum(0)
         mean = np.where(total > 0, (weight * np.nan_to_num(grey)).sum(0) / np.maximum(total, 1e-12), np.nan)
         names = [camera.name for camera in o.cameras]
-        return cls(dict(zip(names, grey, strict=True)), mean.astype(np.float32), Groups.of_mesh(topology))
+        unlike = _between_cameras(grey[:, -1], weight[:, -1])
+        return cls(dict(zip(names, grey, strict=True)), mean.astype(np.float32), Groups.of_mesh(topology), unlike)
 
     def expected(self, names: Sequence[str], size: int) -> np.ndarray:
         """What these cameras should see on pictures of one size: what they saw, or else what the others did.  # V,P"""
@@ -135,6 +138,36 @@ def _followed(
     return vertices
 
 
+def unlikeness(skin: Skin, look: Look, pictures: Comparable) -> float:
+    """How little pictures show of what the keyframe saw at the vertices of a look: one less the correlation of both,
+    over all vertices and views that know it. 0: the same; 1: nothing in common; NaN when there is nothing to compare.
+    pictures: as ``begun`` makes them."""
+    names = [camera.name for camera in look.observation.cameras]
+    facing, expected = _facing(look), skin.expected(names, len(_FOOTPRINTS) - 1)
+    sums = np.zeros((len(look.shape.vertices), 6))
+    _moments(look.shape.vertices, facing, pictures.maps(), pictures.matrix, expected, sums)
+    return uncorrelated(*sums.sum(0))
+
+
+def _between_cameras(grey: np.ndarray, weight: np.ndarray) -> float:
+    """One less the correlation of what each camera sees (V, P) with the mean of what the others do."""
+    grey = np.nan_to_num(grey)
+    others = weight.sum(0) - weight
+    mean = ((weight * grey).sum(0) - weight * grey) / np.maximum(others, 1e-12)
+    shared = np.minimum(weight, others)
+    products = (np.ones_like(grey), grey, mean, grey * grey, grey * mean, mean * mean)
+    return uncorrelated(*((shared * product).sum() for product in products))
+
+
+def uncorrelated(weight: float, a: float, b: float, aa: float, ab: float, bb: float) -> float:
+    """One less the correlation of two quantities, from weighted sums of one, each, and their products; NaN where
+    either is constant."""
+    if weight <= 0:
+        return float("nan")
+    spread = (aa - a * a / weight) * (bb - b * b / weight)
+    return float(1 - (ab - a * b / weight) / np.sqrt(spread)) if spread > 0 else float("nan")
+
+
 def _facing(look: Look) -> np.ndarray:
     """How squarely each view shows each vertex: from 1 down to 0 where it is nearly grazing or hidden. No vertex comes
     into sight with a jerk.  # V,P float32"""
@@ -185,6 +218,25 @@ def _seen(x, facing, maps, matrix):
             if facing[v, i] > 0.0:
                 out[v, i] = _at(maps[v], matrix[v], x[i, 0], x[i, 1], x[i, 2])[0]
     return out
+
+
+@kernel(parallel=True)
+def _moments(x, facing, maps, matrix, expected, sums):
+    """Of each vertex, over the views that know it: weight, and weighted what it should be, is, and their products."""
+    for i in numba.prange(x.shape[0]):
+        for v in range(matrix.shape[0]):
+            weight, should = facing[v, i], expected[v, i]
+            if weight <= 0.0 or np.isnan(should):
+                continue
+            value = _at(maps[v], matrix[v], x[i, 0], x[i, 1], x[i, 2])[0]
+            if np.isnan(value):
+                continue
+            sums[i, 0] += weight
+            sums[i, 1] += weight * should
+            sums[i, 2] += weight * value
+            sums[i, 3] += weight * should * should
+            sums[i, 4] += weight * should * value
+            sums[i, 5] += weight * value * value
 
 
 @kernel(parallel=True)

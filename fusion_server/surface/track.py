@@ -9,13 +9,20 @@ import numpy as np
 
 from fusion_server.surface.base import Quality, SurfaceError, SurfaceFrame, SurfaceSettings, View
 from fusion_server.surface.kernels import CPU, SurfaceKernels
-from fusion_server.surface.keyframe import fitted, make_keyframe, unwrap
-from fusion_server.surface.observation import look
-from fusion_server.surface.quality import check, judged
+from fusion_server.surface.keyframe import aligned, draped, make_keyframe, unwrap
+from fusion_server.surface.observation import Look, look
+from fusion_server.surface.quality import (
+    fit_of,
+    is_found,
+    is_found_again,
+    is_registered,
+    judged,
+    wants_search,
+)
 from fusion_server.surface.refine import Clock, Step, hidden, measured_bias
 from fusion_server.surface.rest import Rest
-from fusion_server.surface.rigid import follow_rigid, rigid_step
-from fusion_server.surface.skin import Skin
+from fusion_server.surface.rigid import follow_rigid, rigid_step, rotation
+from fusion_server.surface.skin import Skin, unlikeness
 from fusion_server.surface.solve import Shape, Topology, widened
 from fusion_server.surface.steady import Steady, steadied
 from fusion_server.surface.stuck import Repeats
@@ -25,10 +32,10 @@ from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 
 _WIDE = Step(gate=20.0, scale=10e-3, relax=0.2, reach=2e-3)
+_SEARCH = (_WIDE,) * 3 + (WARM,) * 3
 _REMEMBER = 0.2  # of what a frame's surface still wants as a whole is new; the rest is what earlier ones did
 _FEWEST = 3  # views that are left when cameras that are stuck are left out; below, they are better than nothing
-_OTHER = 10e-3  # metres: three quarters of a head do not deform this far; what does is another subject
-_FITTED = 3e-3  # metres: an old topology whose 95th percentile is nearer than this to a new keyframe has been recovered
+_TURNS = np.radians([30, -30, 60, -60, 90, -90, 120, -120, 150, -150, 180])  # from one to the next normals find the way
 
 
 class SurfaceTracker:
@@ -59,10 +66,12 @@ class SurfaceTracker:
     def update(self, views: Sequence[View]) -> SurfaceFrame:
         """The surface of one frame.
 
-        Warm where the track holds. When it does not, the old topology is sought again, first from its last good pose
-        and then on a new keyframe; only when both fail does the new keyframe's topology take over, flagged "new
-        topology". When not even that fits the frame, the last good surface comes back flagged "lost", and the track is
-        kept for the next frame. Raises SurfaceError when there is nothing to make a first surface of.
+        Warm where the track holds. When it does not, the old topology is sought again: from its last good pose, from
+        that pose turned, where the skin tells which turn is right, and on a new keyframe; only when all fail does the
+        new keyframe's topology take over, flagged "new topology". When not even that fits the frame, or keyframes were
+        in vain just before, the last good surface comes back flagged "lost", and the track is kept for the next frame.
+        A shape that fits although its skin is strange is taken, flagged, when nothing better is found: a studio's light
+        may have changed. Raises SurfaceError when there is nothing to make a first surface of.
         """
         clock = Clock()
         self._repeats = self._repeats.after(views)
@@ -74,9 +83,18 @@ class SurfaceTracker:
             return self._keyframe(frame)
         found = warm(frame, self._track, self._rasterizer, self._settings)
         candidate = self._candidate(frame, self._track, found)
-        if "lost" in candidate.quality.flags:
-            return self._recover(frame, self._track)
-        return self._accept(frame, candidate, "warm", found.iterations)
+        if is_found(candidate.quality):
+            return self._accept(frame, candidate, "warm", found.iterations)
+        lost, missed = "lost" in candidate.quality.flags, self._track.missed
+        searches = wants_search(missed, lost)
+        if (lost or searches) and (again := self._sought(frame, self._track, searches)):
+            return self._accept(frame, again, "warm", len(_SEARCH), "recovered")
+        if not lost:
+            candidate = replace(candidate, track=replace(candidate.track, missed=missed + 1))
+            return self._accept(frame, candidate, "warm", found.iterations)
+        if searches:
+            return self._registered(frame, self._track)
+        return self._lost(frame, self._track, candidate.quality)
 
     def _candidate(self, frame: Frame, track: Track, found: Warm) -> _Candidate:
         """Judge what came out of a frame."""
@@ -89,29 +107,58 @@ class SurfaceTracker:
         found = refined(frame, track, start, steps, self._rasterizer, self._settings)
         return self._candidate(frame, track, found)
 
-    def _recover(self, frame: Frame, track: Track) -> SurfaceFrame:
-        """Look for the old topology from its last pose, shifted to where the masks are now, and then on a keyframe."""
-        start = track.vertices + (frame.observation.middle - track.middle)
-        start, seen = follow_rigid(
+    def _sought(self, frame: Frame, track: Track, turned: bool) -> _Candidate | None:
+        """The old topology from its last pose, shifted to where the masks are now, if it is the same subject; turned:
+        whether to try turns of that pose as well."""
+        shifted = track.vertices + (frame.observation.middle - track.middle)
+        found = self._sought_from(frame, track, self._as_one_piece(frame, track, shifted))
+        if found is None and turned and track.skin is not None:
+            starts = [self._as_one_piece(frame, track, start) for start in _turned(shifted, frame)]
+            found = self._sought_from(frame, track, self._most_alike(frame, track, starts))
+        return found
+
+    def _most_alike(self, frame: Frame, track: Track, starts: Sequence[np.ndarray]) -> np.ndarray:
+        """Of several poses, the one at which pictures show most of what the keyframe saw."""
+        assert track.skin is not None
+        unlike = [unlikeness(track.skin, self._look(frame, track, start), frame.comparable) for start in starts]
+        frame.clock.lap("turns")
+        return starts[int(np.argmin(np.nan_to_num(unlike, nan=np.inf)))]
+
+    def _as_one_piece(self, frame: Frame, track: Track, start: np.ndarray) -> np.ndarray:
+        there, _ = follow_rigid(
             start, track.topology, frame.coarse, self._rasterizer, self._settings, track.rest, rounds=6
         )
         frame.clock.lap("rigid")
-        start = on_skin(frame, track, start, seen)
-        steps = (_WIDE,) * 3 + (WARM,) * 3
-        candidate = self._refined(frame, track, start, steps)
-        same = track.pose.apart(candidate.track.vertices) < _OTHER
-        if same and not {"lost", "uncertain"} & set(candidate.quality.flags):
-            return self._accept(frame, candidate, "warm", len(steps), "recovered")
+        return there
+
+    def _sought_from(self, frame: Frame, track: Track, start: np.ndarray) -> _Candidate | None:
+        start = on_skin(frame, track, start, self._look(frame, track, start))
+        found = self._refined(frame, track, start, _SEARCH)
+        apart = track.pose.apart(found.track.vertices)
+        return found if is_found_again(found.quality, apart) else None
+
+    def _look(self, frame: Frame, track: Track, vertices: np.ndarray) -> Look:
+        return look(vertices, track.topology, frame.coarse, self._rasterizer)
+
+    def _registered(self, frame: Frame, track: Track) -> SurfaceFrame:
+        """The old topology on a new keyframe, or that keyframe's own."""
         try:
             mesh, iterations = make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         except SurfaceError:
-            return self._lost(frame, track, candidate.quality, len(steps))
-        start = fitted(track.vertices, track.topology, mesh)
+            return self._lost(frame, track, None)
+        index = SurfaceIndex(mesh)
+        there = track.vertices + (mesh.vertices.mean(0) - track.vertices.mean(0))
+        if track.skin is None:
+            start = aligned(there, index)
+        else:
+            turns = (there, *_turned(there, frame))
+            start = self._most_alike(frame, track, [self._as_one_piece(frame, track, turn) for turn in turns])
+        start = draped(start, track.topology, index)
         frame.clock.lap("fit")
-        start = on_skin(frame, track, start, look(start, track.topology, frame.coarse, self._rasterizer))
+        start = on_skin(frame, track, start, self._look(frame, track, start))
         candidate = self._refined(frame, track, start, (WARM,) * 4)
-        apart = np.percentile(SurfaceIndex(mesh).distances(candidate.track.vertices), 95)
-        if not {"lost", "inverted"} & set(candidate.quality.flags) and apart < _FITTED:
+        distance = float(np.percentile(index.distances(candidate.track.vertices), 95))
+        if is_registered(candidate.quality, distance):
             return self._accept(frame, candidate, "keyframe", iterations + 4, "recovered")
         return self._keyframe(frame, (mesh, iterations))
 
@@ -120,12 +167,12 @@ class SurfaceTracker:
         mesh, iterations = made or make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         topology = Topology.of(mesh.faces, len(mesh.vertices))
         seen = look(mesh.vertices, topology, frame.coarse, self._rasterizer)
-        quality = check(seen, topology, frame.names)
+        quality = judged(fit_of(seen, topology), len(topology.faces), frame.names)
         rest = rigid_step(seen, topology, self._settings)
         frame.clock.lap("check")
         if "lost" in quality.flags:
             if self._track is not None:
-                return self._lost(frame, self._track, quality, iterations)
+                return self._lost(frame, self._track, quality)
             raise SurfaceError(
                 f"no surface fits this frame: the best overlaps the masks by {quality.silhouette_iou:.0%} and its "
                 f"normals are off by {quality.normal_residual_deg:.0f} degrees; check calibration and masks"
@@ -138,6 +185,7 @@ class SurfaceTracker:
         frame.clock.lap("check")
         skin = Skin.of(seen, frame.observation, topology) if self._follows_skin else None
         frame.clock.lap("skin")
+        quality = quality if skin is None else replace(quality, photometric_residual=skin.unlike)
         track = Track(topology, uv, mesh.vertices, frame.observation.middle, rest, quality, pose, bias, skin)
         return self._accept(frame, _Candidate(track, quality), "keyframe", iterations, "new topology" if made else "")
 
@@ -153,17 +201,27 @@ class SurfaceTracker:
         frame.clock.lap("steady")
         return _surface(candidate.track, self._shown.vertices, kind, quality, frame, iterations)
 
-    def _lost(self, frame: Frame, track: Track, quality: Quality, iterations: int) -> SurfaceFrame:
+    def _lost(self, frame: Frame, track: Track, quality: Quality | None) -> SurfaceFrame:
+        """The last good surface; quality: of what was tried in vain."""
+        self._track = replace(track, missed=track.missed + 1)
+        quality = quality or replace(track.reference, flags=())
         flags = ("lost", *(flag for flag in quality.flags if flag != "lost"))
         quality = replace(quality, confidence=0.0, flags=flags)
         shown = self._shown.vertices if self._shown is not None else track.vertices
-        return _surface(track, shown, "warm", quality, frame, iterations)
+        return _surface(track, shown, "warm", quality, frame, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     track: Track
     quality: Quality
+
+
+def _turned(vertices: np.ndarray, frame: Frame) -> list[np.ndarray]:
+    """Vertices (P, 3) turned about the cameras' vertical by every one of the turns that are tried."""
+    down = np.mean([view.camera.R[1] for view in frame.views], axis=0)
+    middle = vertices.mean(0)
+    return [(vertices - middle) @ rotation(turn * down / np.linalg.norm(down)).T + middle for turn in _TURNS]
 
 
 def _surface(

@@ -22,7 +22,7 @@ from fusion_server.surface.quality import Fit, fit_of
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.rigid import STILL, follow_rigid, rigid_step
-from fusion_server.surface.skin import Skin, begun, follow_skin
+from fusion_server.surface.skin import Skin, begun, follow_skin, unlikeness
 from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Rasterizer
 
@@ -46,6 +46,7 @@ class Track:
     bias: Bias  # of the keyframe
     skin: Skin | None  # of the keyframe, where vertices follow it
     seen: Look | None = None  # of these vertices on the last frame's coarse maps, where the kernels tell
+    missed: int = 0  # frames in which it was sought and not found, since that one
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +151,8 @@ def refined(
         last = step if held is None else None
         vertices, held = refine(seen, track.topology, step, settings, frame.clock, held, track.pose, bias)
     seen = look(vertices, track.topology, frame.coarse, rasterizer)
-    fit = fit_of(seen, track.topology)
+    unlike = float("nan") if track.skin is None else unlikeness(track.skin, seen, frame.comparable)
+    fit = fit_of(seen, track.topology, unlike)
     wanted = rigid_step(seen, track.topology, settings)
     frame.clock.lap("check")
     return Warm(vertices, frame.observation.middle, bias.share, fit, wanted, len(steps), seen)
@@ -174,4 +176,5 @@ def followed(track: Track, found: Warm, remember: float) -> Track:
         rest=track.rest + remember * (found.wanted - track.rest),
         bias=replace(track.bias, share=found.share),
         seen=found.seen,
+        missed=0,
     )

@@ -285,6 +285,7 @@ def test_a_frame_is_the_cpu_s(kernels, rasterizer, track, case):
         a, b = getattr(ours.fit, name), getattr(theirs.fit, name)
         assert np.abs(a - b).max() <= 2  # pixels at whose centre an edge passes
     assert ours.fit.residual == pytest.approx(theirs.fit.residual, abs=2e-3)  # degrees
+    assert 0 < ours.fit.unlike < 0.5 and ours.fit.unlike == pytest.approx(theirs.fit.unlike, abs=1e-4)
     assert ours.fit.inverted == theirs.fit.inverted
 
 
@@ -307,6 +308,8 @@ def test_a_frame_of_another_kind_is_the_cpu_s(kernels, rasterizer, track, case):
     assert np.median(apart) < 1e-4 and np.percentile(apart, 99) < 2e-3  # millimetres
     np.testing.assert_array_equal(ours.fit.blind, theirs.fit.blind)
     assert ours.fit.residual == pytest.approx(theirs.fit.residual, abs=2e-3)
+    assert ours.fit.unlike == pytest.approx(theirs.fit.unlike, abs=1e-4, nan_ok=True)
+    assert np.isnan(ours.fit.unlike) == (case == "no pictures")
 
 
 class _Operations(TorchDispatchMode):

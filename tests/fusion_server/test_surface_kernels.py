@@ -13,7 +13,7 @@ from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.kernels import CPU, make_kernels
 from fusion_server.surface.observation import look, observe
-from fusion_server.surface.quality import check
+from fusion_server.surface.quality import fit_of
 from fusion_server.surface.refine import Clock, Step, refine
 from fusion_server.surface.rigid import rigid_step
 from fusion_server.surface.solve import Shape, System, Topology
@@ -72,7 +72,7 @@ def test_what_a_warm_frame_asks_of_a_raster_stays_on_its_device(scene, device, k
     seen = seen_with(scene, kernels, CudaRasterizer(device))
     refine(seen, scene[2], Step(10.0, 4e-3, 0.1, 3e-3), SurfaceSettings(), Clock())
     rigid_step(seen, scene[2], SurfaceSettings())
-    check(seen, scene[2], tuple(camera.name for camera in CAMERAS))
+    fit_of(seen, scene[2])
     assert not {"face", "bary", "depth"} & vars(seen.raster).keys()  # nobody copied it out
 
 

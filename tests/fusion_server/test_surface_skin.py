@@ -10,7 +10,7 @@ from surface_scene import camera_at, egg, icosphere, marks, ring, views_of
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.observation import look, observe
-from fusion_server.surface.skin import Skin, _facing, begun, follow_skin
+from fusion_server.surface.skin import Skin, _facing, begun, follow_skin, uncorrelated, unlikeness
 from fusion_server.surface.solve import Topology
 from geometry.measure import Attached
 from geometry.mesh import Mesh
@@ -134,6 +134,40 @@ def played(settings: SurfaceSettings) -> tuple[float, dict[str, float]]:
             between = np.abs(surface.vertices[nails.points, 1]) < 0.08
     assert surface.kind == "warm" and surface.quality.flags == ()
     return float(np.median(nails.away(surface.vertices, egg(12).vertices)[between])), surface.seconds
+
+
+def test_how_alike_pictures_are_to_the_keyframe_s_is_a_correlation(scene):
+    mesh, topology, _, known = scene
+
+    def unlike(views, vertices=mesh.vertices):
+        again = look(vertices, topology, observe(views, True), RASTERIZER)
+        return unlikeness(known, again, begun(again.observation))
+
+    views = observed(mesh)
+    assert unlike(views) == pytest.approx(0, abs=1e-6) and 0 < known.unlike < 0.2
+    assert unlike([relit(view, 1 + 0.1 * n, -5 * n) for n, view in enumerate(views)]) < 0.02  # exposures are no skin
+    assert unlike(views, egg(6.0).vertices) > 0.5  # each vertex is 9 mm from its point, and no normal tells
+    assert unlike([replace(view, image=np.full_like(view.image, 90)) for view in views]) > 0.9
+    assert 0.05 < unlike([*views[:4], *(relit(view, -1, 255) for view in views[4:])]) < 1.2
+
+
+def test_nothing_is_alike_where_nothing_varies():
+    assert np.isnan(uncorrelated(0, 0, 0, 0, 0, 0)) and np.isnan(uncorrelated(2, 2, 0, 2, 0, 1))
+    assert uncorrelated(2, 0, 0, 2, 2, 2) == 0 and uncorrelated(2, 0, 0, 2, -2, 2) == 2
+
+
+def test_when_the_light_goes_out_the_shape_is_followed_and_the_skin_is_said_to_be_strange():
+    tracker, tried = SurfaceTracker(SETTINGS, RASTERIZER), []
+    key = tracker.update(observed(egg(0.0)))
+    sought = tracker._sought
+    tracker._sought = lambda *asked: tried.append(asked) or sought(*asked)
+    dark = [replace(view, image=np.full_like(view.image, 20)) for view in observed(egg(0.0))]
+    frames = [tracker.update([replace(view, image=view.image + n % 2) for view in dark]) for n in range(6)]
+    assert all(frame.faces is key.faces and frame.kind == "warm" for frame in frames)
+    assert all(frame.quality.flags == ("strange skin",) and frame.quality.confidence <= 0.5 for frame in frames)
+    assert np.percentile(np.linalg.norm(frames[-1].vertices - key.vertices, axis=1), 95) < 0.3e-3
+    assert len(tried) == 4  # at once, and after one, two and four frames
+    assert tracker.update(observed(egg(0.0))).quality.flags == ()
 
 
 def test_a_track_keeps_its_vertices_on_the_skin_and_without_it_they_slide():

@@ -10,12 +10,13 @@ import pytest
 from surface_scene import blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
+from fusion_server.surface.keyframe import aligned, draped
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.steady import steadied
 from fusion_server.surface.stuck import Repeats
 from fusion_server.surface.warm import warm
 from geometry.align import rigid_motion
-from geometry.measure import SurfaceIndex, surface_distance
+from geometry.measure import Attached, SurfaceIndex, surface_distance
 from geometry.mesh import Mesh, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.remesh import is_closed_manifold
@@ -41,6 +42,10 @@ def subject(n: int) -> Mesh:
 
 def observed(mesh: Mesh):
     return views_of(mesh, skin(5), CAMERAS, fine=3)
+
+
+def refuse():
+    raise SurfaceError("no surface")
 
 
 def error(frame, mesh: Mesh) -> np.ndarray:
@@ -291,6 +296,68 @@ def test_another_subject_gets_a_topology_of_its_own_and_a_flag():
     assert error(frame, other)[0] < 1e-3
     if frame.faces is not key.faces:
         assert frame.uv is not key.uv
+
+
+def test_an_old_topology_is_laid_onto_a_mesh_of_another():
+    old = blob(3)
+    topology = Topology.of(old.faces, len(old.vertices))
+    there = SurfaceIndex(turned(blob(4, 2e-3), 8.0, (0.05, 0.02, -0.03)))
+    near = aligned(old.vertices, there)
+    shape = np.linalg.norm(near - near.mean(0), axis=1) - np.linalg.norm(old.vertices - old.vertices.mean(0), axis=1)
+    assert np.abs(shape).max() < 1e-9 and np.percentile(there.distances(near), 95) < 4e-3
+    assert np.percentile(there.distances(draped(near, topology, there)), 95) < 0.5e-3
+
+
+@pytest.mark.parametrize("degrees", [60.0, 180.0])
+def test_a_head_that_comes_back_turned_is_found_on_its_own_points(degrees):
+    """Its outline and most normals fit a surface that merely took on its shape, with every vertex on another point."""
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    first = tracker.update(observed(blob(5)))
+    nails = Attached.of(first.vertices, blob(5))
+    there = turned(blob(5), degrees, (0.01, 0.0, 0.01))
+    frame = tracker.update(observed(there))
+    assert frame.kind == "warm" and frame.quality.flags == ("recovered",)
+    assert np.percentile(nails.away(frame.vertices, there.vertices), 95) < 0.5e-3
+
+
+def test_what_is_not_found_from_its_last_pose_is_registered_on_a_new_keyframe():
+    """The take's topology goes on, on its own points, and the frame says so."""
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    key = tracker.update(observed(subject(0)))
+    nails = Attached.of(key.vertices, subject(0))
+    track, *others = tracker.state()
+    tracker.restore((replace(track, vertices=track.vertices + (1.5, 0.0, 0.0)), *others))  # no search goes as far
+    there = turned(blob(5), 100.0, (0.01, 0.0, 0.0))
+    frame = tracker.update(observed(there))
+    assert frame.kind == "keyframe" and frame.quality.flags == ("recovered",)
+    assert frame.faces is key.faces
+    assert np.percentile(nails.away(frame.vertices, there.vertices), 95) < 0.5e-3
+
+
+def test_without_pictures_the_shape_alone_says_where_an_old_topology_lies():
+    views = observed(subject(0))
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False, photometric=False), CpuRasterizer())
+    key = tracker.update(views)
+    assert np.isnan(key.quality.photometric_residual)
+    track, *others = tracker.state()
+    tracker.restore((replace(track, vertices=track.vertices + (1.5, 0.0, 0.0)), *others))
+    frame = tracker.update(observed(subject(1)))
+    assert frame.kind == "keyframe" and frame.quality.flags == ("recovered",) and frame.faces is key.faces
+    assert error(frame, subject(1))[1] < 3e-3
+
+
+def test_a_track_that_stays_lost_makes_keyframes_at_first_and_then_more_seldom(monkeypatch):
+    views = observed(subject(0))
+    tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
+    tracker.update(views)
+    corner = np.zeros_like(views[0].mask)
+    corner[:30, :30] = 1
+    made = []
+    monkeypatch.setattr("fusion_server.surface.track.make_keyframe", lambda *_: made.append(1) or refuse())
+    frames = [tracker.update([replace(view, mask=corner) for view in views]) for _ in range(7)]
+    assert all(frame.quality.flags[0] == "lost" for frame in frames)
+    assert len(made) == 4  # at once, and after one, two and four frames
+    assert tracker.update(views).quality.flags == ()
 
 
 def test_nothing_to_see_keeps_the_track():

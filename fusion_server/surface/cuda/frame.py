@@ -21,6 +21,7 @@ from fusion_server.surface.cuda.launches import Launches
 from fusion_server.surface.cuda.room import Sizes, kept_of
 from fusion_server.surface.quality import Fit
 from fusion_server.surface.silhouette import _known
+from fusion_server.surface.skin import uncorrelated
 from fusion_server.surface.warm import Track, Warm
 from geometry.device import Lane, Library
 
@@ -121,7 +122,7 @@ class WarmFrame:
         off = float(host["residual"][0])
         residual = 180.0 if np.isnan(off) else float(np.degrees(np.arccos(1 - off)))
         both, either = host["counts"].T.copy()
-        fit = Fit(both, either, blind, residual, int(host["inverted"][0]))
+        fit = Fit(both, either, blind, residual, int(host["inverted"][0]), uncorrelated(*host["likeness"]))
         return Warm(
             host["vertices"].copy(), host["middle"].copy(), float(host["share"][0]), fit, host["wanted"].copy(),
             self._iterations + int(host["moved"][0]),

@@ -355,9 +355,11 @@ class Launches:
         )  # fmt: skip
 
     def judge(self) -> None:
-        """What ``quality.fit_of`` and ``rigid.rigid_step`` find on the coarser maps."""
+        """What ``quality.fit_of``, ``skin.unlikeness`` and ``rigid.rigid_step`` find on the coarser maps."""
         b, half, out = self.buffer, self.levels[1], self.outbox
         self.rigid_step(half, self._x, rigid._SCALES[-1], rigid._SIGMAS[-1], 0.0, out["wanted"], fused=True)
+        if self.skin is not None:
+            self.skin.compare(half)
         self.run(
             "pixels", "overlap", half.face, half.inside, half.known, out["blind"], *half.distance.shape, out["counts"]
         )

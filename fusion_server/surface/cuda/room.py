@@ -94,8 +94,12 @@ class Sizes:
         return Packed(spec | {"confidence": (maps, F32), "mask": (maps, F32)}, device)
 
     def outbox(self, device: torch.device) -> Packed:
-        """What a frame gives; see ``warm.Warm`` and ``quality.Fit``. moved: whether it took an iteration more."""
-        numbers = {"vertices": (self.vertices, 3), "middle": (3,), "share": (1,), "wanted": (6,), "residual": (1,)}
+        """What a frame gives; see ``warm.Warm`` and ``quality.Fit``. moved: whether it took an iteration more.
+        likeness: what ``skin.uncorrelated`` takes."""
+        numbers = {
+            "vertices": (self.vertices, 3), "middle": (3,), "share": (1,), "wanted": (6,), "residual": (1,),
+            "likeness": (6,),
+        }  # fmt: skip
         counts = {"counts": ((self.views, 2), I64), "inverted": ((1,), I64), "moved": ((1,), I32)}
         return Packed(
             {name: (shape, F64) for name, shape in numbers.items()} | counts | {"blind": ((self.views,), I8)}, device

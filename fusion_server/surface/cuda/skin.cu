@@ -122,6 +122,45 @@ DEVICE double level_at(const float* map, int64_t rows, int64_t columns, double p
     return value + 0.0 * (across + down);
 }
 
+// Where a point falls in a view; one over its depth.
+DEVICE double pixel(const double* m, const double* p, double& px, double& py) {
+    double over = 1.0 / (m[8] * p[0] + m[9] * p[1] + m[10] * p[2] + m[11]);
+    px = (m[0] * p[0] + m[1] * p[1] + m[2] * p[2] + m[3]) * over;
+    py = (m[4] * p[0] + m[5] * p[1] + m[6] * p[2] + m[7]) * over;
+    return over;
+}
+
+// Over all vertices and the views that know them, what skin.uncorrelated takes: weight, and weighted what should be seen, what
+// is, and their products. sums: (P, 6), room. out: (6,).
+extern "C" int likeness(
+    const double* x, const float* facing, const float* maps, const double* matrix, const int32_t* level, int64_t views,
+    int64_t rows, int64_t columns, const float* expected, int64_t vertex_count, double* sums, double* out, void* stream
+) {
+    int failed = launch(vertex_count, stream, EACH (int64_t i) {
+        Size s = size_of(*level, views, rows, columns);
+        double total[6] = {0, 0, 0, 0, 0, 0};
+        for (int64_t v = 0; v < views; ++v) {
+            double weight = facing[v * vertex_count + i], should = expected[v * vertex_count + i], across, down, px, py;
+            if (weight <= 0.0 || should != should) continue;
+            pixel(matrix + 12 * (views * *level + v), x + 3 * i, px, py);
+            double value = level_at(maps + v * s.rows * s.columns, s.rows, s.columns, px, py, across, down);
+            if (value != value) continue;
+            double part[6] = {1.0, should, value, should * should, should * value, value * value};
+            for (int k = 0; k < 6; ++k) total[k] += weight * part[k];
+        }
+        for (int k = 0; k < 6; ++k) sums[6 * i + k] = total[k];
+    });
+    if (failed) return failed;
+    return launch_blocks(6, stream, EACH_BLOCK (int64_t k, double* shared) {
+        PHASE (t) {
+            shared[t] = 0.0;
+            for (int64_t i = t; i < vertex_count; i += THREADS) shared[t] += sums[6 * i + k];
+        }
+        double sum = block_sum(shared);
+        PHASE (t) { if (t == 0) out[k] = sum; }
+    });
+}
+
 // What a vertex asks of its motion: normal equations, six of the system and three of its right side; then of each group.
 // matrix: of all sizes. expected: (V, P), NaN where nobody knows. sums: (P, 9), room. system: (G, 6). right: (G, 3).
 extern "C" int asked(
@@ -138,9 +177,7 @@ extern "C" int asked(
             double face = facing[v * vertex_count + i], wanted = expected[v * vertex_count + i], across, down;
             if (face <= 0.0 || wanted != wanted) continue;
             const double* m = matrix + 12 * (views * *level + v);
-            double over = 1.0 / (m[8] * p[0] + m[9] * p[1] + m[10] * p[2] + m[11]);
-            double px = (m[0] * p[0] + m[1] * p[1] + m[2] * p[2] + m[3]) * over;
-            double py = (m[4] * p[0] + m[5] * p[1] + m[6] * p[2] + m[7]) * over;
+            double px, py, over = pixel(m, p, px, py);
             double value = level_at(maps + v * s.rows * s.columns, s.rows, s.columns, px, py, across, down);
             if (value != value) continue;
             double g[3], off = 0.0;

@@ -46,6 +46,16 @@ class SkinLaunches:
             self._run("skin", "begin", self._lead, skin._ROUNDS, self._rounds)
             self._follow(size)
 
+    def compare(self, level: Level) -> None:
+        """``skin.unlikeness``, as far as its sums, of what was looked at last."""
+        b, s = self._all.buffer, self._sizes
+        self.face(level, self._all.outbox["vertices"])
+        self._run(
+            "skin", "likeness", self._all.outbox["vertices"], b["facing"], b[f"comparable{_FINEST}"], b["matrices"],
+            b[f"level{_FINEST}"], s.views, *s.pyramid[0], self._all.kept[f"expected{_FINEST}"], s.vertices, b["asked"],
+            self._all.outbox["likeness"],
+        )  # fmt: skip
+
     def make_comparable(self, size: int) -> None:
         """``comparable.Comparable.begun`` and its maps."""
         b, s, fine = self._all.buffer, self._sizes, self._all.levels[0]
