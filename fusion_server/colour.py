@@ -9,11 +9,12 @@ wrong correspondence) counts little. All of it happens in linear light.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
+from geometry.cameras import at_most
 from geometry.compiled import kernel
 from geometry.mesh import vertex_normals
 from geometry.rasterize.base import Rasterizer
@@ -67,7 +68,7 @@ class Sampler:
         depth_size: int = DEPTH_SIZE,
     ):
         self._photos = photos
-        small = [_scaled(photo.camera, depth_size) for photo in photos]
+        small = [at_most(photo.camera, depth_size) for photo in photos]
         if len({(camera.height, camera.width) for camera in small}) == 1:
             self._depths = list(rasterizer.rasterize(vertices, faces, small).depth)
         else:
@@ -185,15 +186,6 @@ class LiveColours:
         self._colour = 0.5 * (colour + self._colour) if known else colour
         self._at = now
         return self._colour
-
-
-def _scaled(camera: Camera, size: int) -> Camera:
-    """The camera with ``size`` pixels along its larger side; itself when it is no larger."""
-    scale = min(size / max(camera.width, camera.height), 1.0)
-    K = camera.K.copy()
-    K[:2] *= scale
-    K[:2, 2] = (camera.K[:2, 2] + 0.5) * scale - 0.5
-    return replace(camera, K=K, width=int(np.ceil(camera.width * scale)), height=int(np.ceil(camera.height * scale)))
 
 
 @kernel

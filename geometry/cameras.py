@@ -56,6 +56,15 @@ def cropped(camera: Camera, x0: float, y0: float, side: float, size: int) -> Cam
     return replace(camera, K=K, width=size, height=size)
 
 
+def at_most(camera: Camera, size: int) -> Camera:
+    """The camera with ``size`` pixels along its larger side; itself when it is no larger."""
+    scale = min(size / max(camera.width, camera.height), 1.0)
+    K = camera.K.copy()
+    K[:2] *= scale
+    K[:2, 2] = (camera.K[:2, 2] + 0.5) * scale - 0.5
+    return replace(camera, K=K, width=int(np.ceil(camera.width * scale)), height=int(np.ceil(camera.height * scale)))
+
+
 def crop_plan(x0: float, y0: float, side: float, size: int) -> tuple[float, np.ndarray]:
     """How ``crop_image`` makes a window's picture: by how much the whole picture is shrunk first (by area averages; 1:
     not at all), and where the window's pixels lie in what that leaves (bilinear there).  # 2,3"""

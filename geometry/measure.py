@@ -1,4 +1,4 @@
-"""Distances between surfaces and angles between normal maps.
+"""Distances between surfaces, how they tremble in time, and angles between normal maps.
 
 ``SurfaceIndex`` answers "how far is this point from that mesh" exactly (to the nearest point of the nearest triangle)
 through a tree of bounding boxes; it is built once for a mesh and asked many times.
@@ -6,13 +6,16 @@ through a tree of bounding boxes; it is built once for a mesh and asked many tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 
 from geometry.compiled import kernel
-from geometry.mesh import Mesh, face_normals
+from geometry.mesh import Mesh, face_normals, vertex_normals
+from geometry.rasterize.base import Rasterizer
+from protocol.calibration import Camera
 
 _LEAF = 4  # triangles in a leaf box
 
@@ -97,8 +100,11 @@ class Attached:
 
     def away(self, points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
         """How far the nailed ones of the points (N, 3) are from their nails on that surface (P, 3) now, metres.  # n"""
-        nails = at_places(vertices, self.faces, self.face, self.weights)
-        return np.linalg.norm(points[self.points] - nails, axis=1)
+        return np.linalg.norm(self.off(points, vertices), axis=1)
+
+    def off(self, points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+        """From the nails on that surface (P, 3) to the nailed ones of the points (N, 3) now, metres.  # n,3"""
+        return points[self.points] - at_places(vertices, self.faces, self.face, self.weights)
 
 
 class Slides:
@@ -110,11 +116,57 @@ class Slides:
 
     def away(self, mesh: Mesh, truth: Mesh) -> np.ndarray | None:
         """Metres, of the vertices that were near the truth at first; None where either topology is new.  # n"""
+        nails, first = self.nails(mesh, truth)
+        return None if first or not len(nails.points) else nails.away(mesh.vertices, truth.vertices)
+
+    def nails(self, mesh: Mesh, truth: Mesh) -> tuple[Attached, bool]:
+        """Where the first mesh of this topology had its vertices on the truth's; and whether this is that mesh."""
         nails = self._nails
-        if nails is None or not np.array_equal(mesh.faces, self._faces) or not np.array_equal(truth.faces, nails.faces):
-            self._faces, self._nails = mesh.faces, Attached.of(mesh.vertices, truth)
+        if nails is not None and np.array_equal(mesh.faces, self._faces) and np.array_equal(truth.faces, nails.faces):
+            return nails, False
+        self._faces, self._nails = mesh.faces, Attached.of(mesh.vertices, truth)
+        return self._nails, True
+
+
+class Jitter:
+    """How much the vertices of meshes of one topology tremble from frame to frame, beside what the subject does.
+
+    A vertex's motion is taken against that of its own point of the true skin (``Slides``): what the subject does is no
+    jitter, nor is a vertex that is off, or slides evenly. Of what is left the second difference over three frames in a
+    row counts, divided by the square root of 6: of white noise, drawn anew each frame, that is its standard deviation.
+    """
+
+    def __init__(self) -> None:
+        self._slides = Slides()
+        self._at = 0
+        self._off: list[np.ndarray] = []  # of the last frames in a row, at most 3; n,3 each
+        self._normals = np.empty((0, 3))  # of the last of them
+        self._count, self._along, self._whole = 0, 0.0, 0.0  # vertices and sums of squares
+
+    def add(self, at: int, mesh: Mesh, truth: Mesh) -> None:
+        """One more mesh; at: the number of its frame. A frame left out, or another topology, begins a new row."""
+        nails, first = self._slides.nails(mesh, truth)
+        if first or at != self._at + 1:
+            self._off = []
+        self._at = at
+        self._off = [*self._off[-2:], nails.off(mesh.vertices, truth.vertices)]
+        if len(self._off) == 3:
+            before, middle, after = self._off
+            second = before - 2 * middle + after
+            self._count += len(second)
+            self._along += float(((second * self._normals).sum(1) ** 2).sum())
+            self._whole += float((second**2).sum())
+        self._normals = vertex_normals(mesh.vertices, mesh.faces)[nails.points]
+
+    def rms(self) -> tuple[float, float] | None:
+        """Along the normals, and the length in any direction: root mean square over vertices and times, metres.
+
+        None where no three frames were in a row.
+        """
+        if not self._count:
             return None
-        return nails.away(mesh.vertices, truth.vertices) if len(nails.points) else None
+        along, whole = (float(np.sqrt(total / self._count / 6)) for total in (self._along, self._whole))
+        return along, whole
 
 
 def point_to_mesh(points: np.ndarray, mesh: Mesh) -> np.ndarray:
@@ -152,6 +204,24 @@ def surface_distance(first: Mesh, second: Mesh, samples: int = 20_000) -> Surfac
     forward = SurfaceIndex(second).distances(sample_surface(first, samples))
     backward = SurfaceIndex(first).distances(sample_surface(second, samples))
     return SurfaceDistance(DistanceSummary.of(forward), DistanceSummary.of(backward))
+
+
+def depth_differences(
+    mesh: Mesh, counted: np.ndarray, truth: Mesh, cameras: Sequence[Camera], rasterizer: Rasterizer
+) -> np.ndarray:
+    """How far apart two surfaces are along z, in the pixels of pinhole cameras that show both of them, metres.  # n
+
+    counted (F,): which faces of the first count, where they are what a pixel shows. Pixels at edges, where one surface
+    may show the nose and the other the cheek behind it, count like all others: a depth map has them too.
+    """
+    found = []
+    for camera in cameras:
+        ours = rasterizer.rasterize(mesh.vertices, mesh.faces, [camera])
+        true = rasterizer.rasterize(truth.vertices, truth.faces, [camera])
+        both = (ours.face >= 0) & (true.face >= 0)
+        both[both] = counted[ours.face[both]]
+        found.append(np.abs(ours.depth[both].astype(np.float64) - true.depth[both]))
+    return np.concatenate(found) if found else np.empty(0)
 
 
 def normal_error_degrees(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -32,6 +32,10 @@ def views_of(vertices: np.ndarray, faces: np.ndarray, cameras: Sequence[Camera],
 
 
 def seen_part(mesh: Mesh, cameras: Sequence[Camera], rasterizer: Rasterizer, by: int) -> Mesh:
-    """The faces all of whose corners are seen by so many cameras (``views_of``), with all vertices of the mesh."""
-    seen = views_of(mesh.vertices, mesh.faces, cameras, rasterizer) >= by
-    return Mesh(mesh.vertices, mesh.faces[seen[mesh.faces].all(1)])
+    """The faces that so many cameras see (``seen_faces``), with all vertices of the mesh."""
+    return Mesh(mesh.vertices, mesh.faces[seen_faces(mesh, cameras, rasterizer, by)])
+
+
+def seen_faces(mesh: Mesh, cameras: Sequence[Camera], rasterizer: Rasterizer, by: int) -> np.ndarray:
+    """Of which faces all corners are seen by so many cameras (``views_of``).  # F bool"""
+    return (views_of(mesh.vertices, mesh.faces, cameras, rasterizer) >= by)[mesh.faces].all(1)

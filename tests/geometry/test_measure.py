@@ -9,15 +9,19 @@ from shapes import octahedron_sphere, square, tetrahedron
 from geometry.measure import (
     Attached,
     DistanceSummary,
+    Jitter,
     SurfaceIndex,
     at_places,
+    depth_differences,
     normal_error_degrees,
     point_to_mesh,
     sample_places,
     sample_surface,
     surface_distance,
 )
-from geometry.mesh import Mesh
+from geometry.mesh import Mesh, vertex_normals
+from geometry.rasterize import make_rasterizer
+from protocol.calibration import Camera
 
 
 @pytest.mark.parametrize(
@@ -147,3 +151,71 @@ def test_nailed_points_notice_what_slides_along_a_surface():
     assert nails.away(points, mesh.vertices) == pytest.approx([0.0004, 0.0], abs=1e-12)
     assert nails.away(points, mesh.vertices + [0.003, 0, 0]) == pytest.approx([np.hypot(0.003, 0.0004), 0.003])
     assert nails.away(points + [0.003, 0, 0], mesh.vertices + [0.003, 0, 0]) == pytest.approx([0.0004, 0.0], abs=1e-12)
+
+
+def moving_head(frame: int) -> Mesh:
+    """A ball of 10 cm that turns and shifts ever faster: from frame to frame up to 10 degrees and centimetres."""
+    ball = octahedron_sphere(4, 0.1)
+    angle = 0.02 * frame**2
+    turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+    return Mesh(ball.vertices @ turn.T + [0.004 * frame**2, 0, 0], ball.faces)
+
+
+def jitter_of(meshes: dict[int, Mesh]) -> tuple[float, float] | None:
+    jitter = Jitter()
+    for frame, mesh in meshes.items():
+        jitter.add(frame, mesh, moving_head(frame))
+    return jitter.rms()
+
+
+def test_jitter_is_the_noise_and_not_the_motion():
+    draw = np.random.default_rng(4)
+    heads = {frame: moving_head(frame) for frame in range(6)}
+    assert jitter_of(heads) == pytest.approx((0, 0), abs=1e-9)
+    across = {f: Mesh(m.vertices + draw.normal(0, 1e-4, m.vertices.shape), m.faces) for f, m in heads.items()}
+    assert jitter_of(across) == pytest.approx((1e-4, np.sqrt(3) * 1e-4), rel=0.05)
+    along = {
+        f: Mesh(m.vertices + vertex_normals(m.vertices, m.faces) * draw.normal(0, 1e-4, (len(m.vertices), 1)), m.faces)
+        for f, m in heads.items()
+    }
+    noise, whole = jitter_of(along)
+    assert whole == pytest.approx(1e-4, rel=0.05) and 0.9 * whole < noise <= whole
+
+
+def test_vertices_that_slide_evenly_do_not_tremble():
+    """Each frame the ball of our vertices has turned a little less than the true one."""
+    heads = {frame: moving_head(frame) for frame in range(5)}
+    late = {}
+    for frame, head in heads.items():
+        middle, angle = head.vertices.mean(0), -0.002 * frame
+        turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
+        late[frame] = Mesh((head.vertices - middle) @ turn.T + middle, head.faces)
+    assert np.linalg.norm(late[4].vertices - heads[4].vertices, axis=1).max() > 7e-4
+    assert jitter_of(late)[1] < 2e-5
+
+
+def test_jitter_wants_three_frames_in_a_row_of_one_topology():
+    heads = {frame: moving_head(frame) for frame in range(9)}
+    other = {frame: Mesh(mesh.vertices, mesh.faces[::-1]) for frame, mesh in heads.items()}
+    assert jitter_of({frame: heads[frame] for frame in (0, 2, 4, 6, 7)}) is None
+    assert jitter_of({0: heads[0], 1: heads[1], 2: other[2], 3: other[3], 4: heads[4]}) is None
+    far = {frame: Mesh(mesh.vertices * 1.1, mesh.faces) for frame, mesh in heads.items()}
+    assert jitter_of(far) is None  # none of it is on the skin
+    assert jitter_of({frame: heads[frame] for frame in (0, 1, 3, 4, 5)}) == pytest.approx((0, 0), abs=1e-9)
+
+
+def test_depths_differ_by_what_a_plane_was_moved():
+    """Seen by two cameras of different sizes; half of the plane does not count, and what one surface lacks neither."""
+    K = np.array([[100.0, 0, 31.5], [0, 100, 31.5], [0, 0, 1]])
+    cameras = [Camera(str(n), n, n, K, np.zeros(5), np.diag([1.0, -1, -1]), np.array([-0.5, 0.5, 2])) for n in (64, 48)]
+    truth, moved = square(), Mesh(square().vertices * [0.8, 1, 1] + [0, 0, 0.003], square().faces)
+    rasterizer = make_rasterizer("cpu")
+    whole = depth_differences(moved, np.array([True, True]), truth, cameras, rasterizer)
+    half = depth_differences(moved, np.array([True, False]), truth, cameras[:1], rasterizer)
+    np.testing.assert_allclose(whole, 0.003, atol=1e-6)
+    np.testing.assert_allclose(half, 0.003, atol=1e-6)
+    assert len(half) == pytest.approx(40 * 50 / 2, rel=0.05)
+    smaller = 40 * (48 - 7)  # 50 pixels a metre; this picture ends before the plane does
+    assert len(whole) == pytest.approx(40 * 50 + smaller, rel=0.05)
+    far = Mesh(truth.vertices + [9, 0, 0], truth.faces)
+    assert len(depth_differences(far, np.array([True, True]), truth, cameras, rasterizer)) == 0

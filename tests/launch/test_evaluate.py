@@ -110,6 +110,68 @@ def test_vertices_that_slide_over_the_skin_are_noticed(capture, tmp_path):
     assert "slid_median_mm" not in first
 
 
+def written(root, meshes):
+    """A folder as `reconstruct` writes it."""
+    for frame, mesh in meshes.items():
+        write_ply(root / "mesh" / f"{frame}.ply", mesh)
+    return root
+
+
+def test_a_mesh_off_by_a_millimetre_is_off_by_that_in_every_score(capture, tmp_path):
+    """Every vertex outward by 1 mm: along a ray that meets the surface aslant the way is longer."""
+    truth = read_ply(CaptureFolder.open(capture).mesh("000000"))
+    off = Mesh(truth.vertices + 1e-3 * vertex_normals(truth.vertices, truth.faces), truth.faces)
+    exact, scores = (
+        evaluate(written(tmp_path / name, {"000000": mesh}), capture, None, lambda *_: None)
+        for name, mesh in (("exact", truth), ("off", off))
+    )
+    for key in ("surface_mean_mm", "surface_worst_median_mm", "depth_mean_mm", "depth_median_mm"):
+        assert exact[key] == pytest.approx(0, abs=2e-3), key
+    assert exact["mesh_normals_below_10_deg_percent"] > 90
+    assert scores["surface_mean_mm"] == pytest.approx(1, rel=0.05)
+    assert 1 < scores["depth_median_mm"] < 2 and scores["depth_median_mm"] < scores["depth_mean_mm"] < 3
+    assert "temporal_jitter_mm" not in scores
+
+
+def test_normals_that_are_turned_are_not_below_ten_degrees(capture, tmp_path):
+    """Half of the head leans by a shear of 30 degrees, the other half is as it was."""
+    truth = read_ply(CaptureFolder.open(capture).mesh("000000"))
+    x = truth.vertices[:, 0]
+    leaning = truth.vertices + np.c_[0 * x, np.tan(np.radians(30)) * np.maximum(x, 0), 0 * x]
+    scores = [
+        evaluate(written(tmp_path / name, {"000000": Mesh(at, truth.faces)}), capture, None, lambda *_: None)
+        for name, at in (("straight", truth.vertices), ("leaning", leaning))
+    ]
+    straight, half = (each["mesh_normals_below_10_deg_percent"] for each in scores)
+    assert 0.4 * straight < half < 0.8 * straight
+
+
+def test_noise_from_frame_to_frame_is_jitter(capture, tmp_path):
+    truth = read_ply(CaptureFolder.open(capture).mesh("000000"))
+    draw = np.random.default_rng(3)
+    noisy = {str(n): Mesh(truth.vertices + draw.normal(0, 1e-4, truth.vertices.shape), truth.faces) for n in range(3)}
+    scores = evaluate(written(tmp_path, noisy), capture, None, lambda *_: None)
+    assert scores["temporal_jitter_along_normals_mm"] == pytest.approx(0.1, rel=0.05)
+    assert scores["temporal_jitter_mm"] == pytest.approx(0.1 * np.sqrt(3), rel=0.05)
+    some = evaluate(tmp_path, capture, 2, lambda *_: None)
+    assert "temporal_jitter_mm" not in some and "slid_median_mm" in some
+
+
+def test_a_mesh_is_scored_against_sure_points(capture, tmp_path):
+    """A capture whose truth is points: 2 mm off, some of them not sure."""
+    cloud = tmp_path / "capture"
+    cloud.mkdir()
+    (cloud / "cameras.json").write_bytes((capture / "cameras.json").read_bytes())
+    (cloud / "frames" / "000000").mkdir(parents=True)
+    truth = read_ply(CaptureFolder.open(capture).mesh("000000"))
+    points = truth.vertices + 2e-3 * vertex_normals(truth.vertices, truth.faces)
+    points[::4] += 1.0
+    np.savez(cloud / "points.npz", xyz=points, err=np.where(np.arange(len(points)) % 4 == 0, 2.0, 0.5))
+    scores = evaluate(written(tmp_path / "out", {"000000": truth}), cloud, None, lambda *_: None)
+    assert scores["surface_points_mean_mm"] == pytest.approx(2, rel=0.05)
+    assert scores["surface_points_median_mm"] == pytest.approx(2, rel=0.05)
+
+
 @pytest.mark.parametrize("text", ["", "3,x", "0,3", "3,17", "3;4"])
 def test_numbers_of_views_that_cannot_be_are_one_line(text):
     with pytest.raises(HeadstreamError, match="from 1 to 16"):
