@@ -152,13 +152,13 @@ class Reconstructor:
 
 
 def make_reconstructor(
-    calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig, final: bool = False
+    calibration: Calibration, normals: NormalsConfig, surface: SurfaceConfig, final: bool = False, uv: bool = False
 ) -> Reconstructor:
     """Load the normal engine and an empty track, and compile what the first frame would wait for (a minute or two on a
     new machine).
 
-    final: compare pictures as fine as the cameras take them, and polish keyframes. Raises HeadstreamError when an
-    engine cannot be had.
+    final: compare pictures as fine as the cameras take them, and polish keyframes. uv: unwrap each new topology.
+    Raises HeadstreamError when an engine cannot be had.
     """
     keep_freed_memory()
     resident = normals.windows == "cuda"
@@ -181,7 +181,7 @@ def make_reconstructor(
         iterations=surface.iterations,
         photometric=surface.photometric,
         polish=_POLISH if final else 0,
-        uv=False,  # unwrapping takes seconds and only a hand-over needs it: exports do it
+        uv=uv,
     )
     rasterizer = make_rasterizer(surface.rasterizer, surface.device)
     kernels = make_kernels(surface.kernels, surface.device)

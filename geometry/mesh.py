@@ -17,11 +17,13 @@ from protocol.errors import HeadstreamError
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Vertices and faces, with texture coordinates (P, 2) where they are known."""
+    """Vertices and faces, with texture coordinates where they are known: of vertices, or of the corners of faces, where
+    an atlas has seams and vertices are not doubled."""
 
     vertices: np.ndarray  # P,3
     faces: np.ndarray  # F,3 int32
     uv: np.ndarray | None = None  # P,2
+    corner_uv: np.ndarray | None = None  # F,3,2
 
 
 def face_normals(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,17 +110,28 @@ def loop_matrix(faces: np.ndarray, count: int) -> tuple[sparse.csr_matrix, np.nd
 
 
 def read_ply(path: str | Path) -> Mesh:
-    """Read a triangle mesh. Raises HeadstreamError with the path when it is not one."""
+    """Read a triangle mesh, with the texture coordinates of corners that ``write_ply`` wrote. Raises HeadstreamError
+    with the path when it is not one."""
     try:
-        loaded = trimesh.load(str(path), file_type="ply", process=False)
-        vertices, faces = loaded.vertices, loaded.faces
+        # As it stands in the file: left to itself, trimesh gives each chart of a texture vertices of its own.
+        loaded = trimesh.load(str(path), file_type="ply", process=False, fix_texture=False)
+        vertices, faces = loaded.vertices, np.asarray(loaded.faces, np.int32)
+        written = loaded.metadata["_ply_raw"]["face"].get("data")
+        corner_uv = None
+        if isinstance(written, np.ndarray) and "texcoord" in (written.dtype.names or ()):
+            listed = written["texcoord"]["f1"]
+            corner_uv = listed.reshape(-1, 3, 2).astype(np.float32) if listed.shape == (len(faces), 6) else None
     except (OSError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise HeadstreamError(f"{path}: not a readable PLY mesh ({error})") from None
-    return Mesh(np.asarray(vertices, np.float64), np.asarray(faces, np.int32))
+    return Mesh(np.asarray(vertices, np.float64), faces, corner_uv=corner_uv)
 
 
 def write_ply(path: str | Path, mesh: Mesh, colours: np.ndarray | None = None) -> None:
-    """Write binary PLY, world metres, float32; a reader never sees half a file. colours: (P, 3) uint8 sRGB."""
+    """Write binary PLY, world metres, float32; a reader never sees half a file. colours: (P, 3) uint8 sRGB.
+
+    Texture coordinates of corners are each face's list ``texcoord`` (u, v, u, v, u, v), as MeshLab has it; trimesh
+    splits vertices at seams for them, and drops colours, unless it is told ``fix_texture=False``.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fields = [("x", "float"), ("y", "float"), ("z", "float")]
@@ -131,11 +144,17 @@ def write_ply(path: str | Path, mesh: Mesh, colours: np.ndarray | None = None) -
     header = (
         f"ply\nformat binary_little_endian 1.0\nelement vertex {len(mesh.vertices)}\n"
         + "".join(f"property {kind} {name}\n" for name, kind in fields)
-        + f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
+        + f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\n"
+        + ("" if mesh.corner_uv is None else "property list uchar float texcoord\n")
+        + "end_header\n"
     )
-    packed = np.empty(len(mesh.faces), dtype=[("n", "u1"), ("v", "<i4", 3)])
+    layout = [("n", "u1"), ("v", "<i4", 3), *([] if mesh.corner_uv is None else [("m", "u1"), ("uv", "<f4", 6)])]
+    packed = np.empty(len(mesh.faces), dtype=layout)
     packed["n"] = 3
     packed["v"] = mesh.faces
+    if mesh.corner_uv is not None:
+        packed["m"] = 6
+        packed["uv"] = mesh.corner_uv.reshape(-1, 6)
     scratch = path.with_suffix(".ply.part")
     scratch.write_bytes(header.encode() + vertices.tobytes() + packed.tobytes())
     scratch.replace(path)

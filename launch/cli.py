@@ -150,6 +150,10 @@ def reconstruct(
             min=500, max=200_000, help="of the mesh; default: 10000, and what pictures tell apart for a final one"
         ),
     ] = None,
+    uv: Annotated[
+        bool | None,
+        typer.Option("--uv/--no-uv", help="meshes with texture coordinates; default: final ones, it takes a while"),
+    ] = None,
     engine: Annotated[str, typer.Option(help="normal engine")] = "openvino",
     as_json: JsonFlag = False,
 ) -> None:
@@ -170,6 +174,7 @@ def reconstruct(
         save_normals=save_normals,
         normals=NormalsConfig(engine=engine),
         surface=SurfaceConfig(vertices=vertices) if vertices else SurfaceConfig(),
+        uv=quality == "final" if uv is None else uv,
     )
     if quality == "final":
         job = final(job, vertices)
@@ -252,14 +257,14 @@ def evaluate(
 
 @app.command()
 def export(
-    take: Annotated[Path, typer.Argument(metavar="TAKE", help="the take's folder")],
-    format: Annotated[str, typer.Option(help="usd or ply; capture: pictures for `reconstruct`")] = "usd",
-    out: Annotated[Path | None, typer.Option(help="file (usd) or folder; default: beside the take")] = None,
+    take: Annotated[Path, typer.Argument(metavar="TAKE", help="the folder of a take, or what `reconstruct` wrote")],
+    format: Annotated[str, typer.Option(help="usd or ply; of a take, capture: pictures for `reconstruct`")] = "usd",
+    out: Annotated[Path | None, typer.Option(help="file (usd) or folder; default: inside TAKE")] = None,
     texture: Annotated[
         int, typer.Option(min=0, max=8192, help="side of the texture in pixels; 0: no colours at all")
     ] = 2048,
 ) -> None:
-    """A take's meshes to what animators open, coloured by its pictures; or its pictures to a capture folder."""
+    """Meshes to what animators open, coloured by their pictures; or a take's pictures to a capture folder."""
     from launch.export import export_take
 
     with progress_bar(False) as progress:

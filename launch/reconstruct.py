@@ -1,5 +1,9 @@
 """``headstream reconstruct``: a capture folder, frame by frame, to meshes on disk.
 
+    <out>/mesh/<frame>.ply               world metres; if asked for, texture coordinates of corners, an atlas a topology
+    <out>/normals/<frame>/<camera>.npz   if asked for (``_save_normals``)
+    <out>/report.json                    the capture, its rate and cameras, and what is known of each frame
+
 Killed at any moment, the same call goes on with the frame that it was at (``launch.checkpoint``) and ends with the same
 meshes. A final job takes its time for each mesh, makes all of them and then smooths them in time; until the last of
 them is smooth, the folder holds those that are not.
@@ -43,6 +47,7 @@ class Job:
     normals: NormalsConfig
     surface: SurfaceConfig
     final: bool = False
+    uv: bool = False  # unwrap each topology: seconds for 10,000 vertices, a minute or more for what final ones have
 
 
 def final(job: Job, vertices: int | None = None) -> Job:
@@ -89,6 +94,7 @@ def reconstruct(job: Job, progress: Callable[[int, int, str], None]) -> dict:
 
 
 def _run(job: Job, progress: Callable[[int, int, str], None]) -> dict:
+    fps = job.capture.fps
     job.out.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(job.out, _identity(job))
     count = len(job.frames)
@@ -101,7 +107,8 @@ def _run(job: Job, progress: Callable[[int, int, str], None]) -> dict:
     if job.final and len(failed) < count:
         _smooth(job, checkpoint, lambda done, line: progress(count + done, total, line))
     report = {
-        "capture": str(job.capture.root),
+        "capture": str(job.capture.root.resolve()),
+        "fps": fps,
         "cameras": list(job.calibration.names),
         "normals": {"engine": job.normals.engine, "size": job.normals.size, "precision": job.normals.precision},
         "smoothed": job.final,
@@ -126,6 +133,7 @@ def _identity(job: Job) -> dict:
         "normals": fingerprint(job.normals),
         "surface": fingerprint(job.surface),
         "final": job.final,
+        "uv": job.uv,
     }
 
 
@@ -134,7 +142,7 @@ def _make(job: Job, checkpoint: Checkpoint, progress: Callable[[str], None]) -> 
     rest = job.frames[checkpoint.done :]
     if not rest:
         return
-    reconstructor = make_reconstructor(job.calibration, job.normals, job.surface, job.final)
+    reconstructor = make_reconstructor(job.calibration, job.normals, job.surface, job.final, job.uv)
     if checkpoint.state is not None:
         reconstructor.restore(checkpoint.state)
     decoder = make_decoder(job.normals.decode, 2, reconstructor.sight)
@@ -178,7 +186,7 @@ def _smooth_meshes(job: Job, entries: list[dict]) -> Iterator[tuple[str, Mesh]]:
                 high += 1
         paths = [window[n].vertices for n in range(low, high + 1)]
         times = [float(frames[n][0] - at) for n in range(low, high + 1)]
-        yield entry["frame"], Mesh(smoothed(paths, times, place - low), mesh.faces)
+        yield entry["frame"], Mesh(smoothed(paths, times, place - low), mesh.faces, corner_uv=mesh.corner_uv)
 
 
 def _joined(before: tuple[int, dict], after: tuple[int, dict], other: Mesh, mesh: Mesh) -> bool:
@@ -206,7 +214,8 @@ def _frame(job: Job, frame: str, reconstructor: Reconstructor, decoder: Decoder)
         observation, surface = reconstructor.reconstruct(images)
     except HeadstreamError as error:
         return entry | {"fault": str(error)}, f"{frame}: {error}"
-    write_ply(job.out / "mesh" / f"{frame}.ply", Mesh(surface.vertices, surface.faces, surface.uv))
+    mesh = Mesh(surface.vertices, surface.faces, corner_uv=surface.uv)
+    write_ply(job.out / "mesh" / f"{frame}.ply", mesh)
     if job.save_normals:
         _save_normals(job.out / "normals" / frame, job, observation)
     entry |= describe(surface) | {"seconds_total": round(time.perf_counter() - start, 4)}

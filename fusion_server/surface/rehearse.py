@@ -24,7 +24,7 @@ _SHIFTS = (0.0, 0.0, 8e-3, -60e-3)  # metres: a keyframe, a still frame, one tha
 
 def rehearse(settings: SurfaceSettings, rasterizer: Rasterizer, kernels: SurfaceKernels = CPU) -> None:
     """Track a small ball through everything that a tracker of these settings may do."""
-    small = replace(settings, vertices=600, hull_cells=24, keyframe_iterations=8)
+    small = replace(settings, vertices=600, hull_cells=24, keyframe_iterations=8, uv=False)
     tracker = SurfaceTracker(small, rasterizer, kernels)
     for shift in _SHIFTS:
         tracker.update([_seen(camera, np.array([shift, 0.0, 0.0])) for camera in _ring()])

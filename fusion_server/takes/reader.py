@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -154,6 +154,32 @@ class TakeReader:
                 if frame is not None:
                     found[camera] = frame
         return found
+
+    @property
+    def title(self) -> str:
+        """Slate and number."""
+        return f"{self.info.get('slate', 'take')}_{self.info.get('take', 1):03d}"
+
+    @property
+    def origin(self) -> str:
+        """Where it was recorded."""
+        return f"rig {self.info.get('rig', 'unknown')}"
+
+    @property
+    def by_trigger(self) -> bool:
+        """Whether frames were matched by trigger, so that a mesh's index counts frames."""
+        return self.info.get("sync", "trigger") == "trigger"
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether it holds any."""
+        return any(self.frame_counts.values())
+
+    def jpegs_of(self, mesh: TakeMesh) -> Mapping[str, bytes | memoryview]:
+        """The pictures of the moment of a mesh, by camera; none where the take holds none of it."""
+        frames = self.frames_at(mesh.capture_ns, max(round(0.5e9 / self.fps), mesh.spread_ns))
+        names = set(self.calibration.names) - set(mesh.missing)
+        return {name: frame.jpeg for name, frame in frames.items() if name in names}
 
     def meshes(self) -> Iterator[TakeMesh]:
         """Meshes in the order in which they were made. Raises TakeError for one that cannot be read."""

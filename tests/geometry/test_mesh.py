@@ -115,3 +115,23 @@ def test_ply_keeps_colours(tmp_path):
     assert np.array_equal(again.faces, mesh.faces)
     loaded = trimesh.load(tmp_path / "a.ply", process=False)
     assert np.array_equal(loaded.visual.vertex_colors[:, :3], colours)
+
+
+@pytest.mark.parametrize("colours", [None, np.full((6, 3), 77, np.uint8)], ids=["plain", "coloured"])
+def test_ply_keeps_texture_coordinates_of_corners_and_each_vertex_once(tmp_path, colours):
+    """Seams everywhere: no two faces agree on the coordinates of the vertices that they share."""
+    ball = octahedron_sphere(0)
+    corners = np.arange(48.0).reshape(8, 3, 2) / 48
+    write_ply(tmp_path / "a.ply", Mesh(ball.vertices, ball.faces, corner_uv=corners), colours)
+    again = read_ply(tmp_path / "a.ply")
+    np.testing.assert_allclose(again.vertices, ball.vertices, atol=1e-6)
+    assert np.array_equal(again.faces, ball.faces)
+    np.testing.assert_allclose(again.corner_uv, corners, atol=1e-6)
+    apart = trimesh.load(tmp_path / "a.ply", process=False)  # as others read it: a vertex a corner
+    np.testing.assert_allclose(apart.visual.uv[apart.faces], corners, atol=1e-6)
+    np.testing.assert_allclose(apart.vertices[apart.faces], ball.vertices[ball.faces], atol=1e-6)
+
+
+def test_ply_without_texture_coordinates_has_none(tmp_path):
+    write_ply(tmp_path / "a.ply", octahedron_sphere(0))
+    assert read_ply(tmp_path / "a.ply").corner_uv is None

@@ -29,6 +29,7 @@ from protocol.errors import HeadstreamError
 from protocol.rig import NormalsConfig, SurfaceConfig
 
 FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
+UV = np.linspace(0, 1, 24).reshape(4, 3, 2)
 CORNERS = np.array([[0, 0, 0], [0.1, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
 COUNT = 6
 
@@ -56,7 +57,8 @@ class Drifting:
         vertices = before * 0.99 + 1e-6 * level
         self._state = ({"a": Window(1.0, 2.0, level)}, vertices, None)
         quality = Quality(0.9, 5.0, 0, 0.8)
-        frame = SurfaceFrame(vertices, FACES, None, vertices, "warm", quality, {"solve": 0.1}, 2)
+        uv = UV if Drifting.asked[-1] else None
+        frame = SurfaceFrame(vertices, FACES, uv, vertices, "warm", quality, {"solve": 0.1}, 2)
         return SimpleNamespace(seconds={"normals": 0.1}), frame
 
     def state(self):
@@ -104,10 +106,13 @@ def run(job: Job) -> list[tuple[int, int, str]]:
 @pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_any_write_it_goes_on_and_ends_the_same(job, monkeypatch, tmp_path, final, after):
-    job = replace(job, final=final)
+    job = replace(job, final=final, uv=final)
     run(job)
     whole = files(job.out)
     assert set(whole) == {f"mesh/{i:03d}.ply" for i in range(COUNT) if i != 3}
+    for name in whole:
+        textured = read_ply(job.out / name).corner_uv
+        assert (textured is None) if not final else np.allclose(textured, UV), name
     rename = Path.replace
     left = 0
 
@@ -233,10 +238,10 @@ def test_final_is_as_dense_as_pictures_allow_unless_told_how_dense(job):
 
 def test_final_is_made_another_way(job):
     """What the reconstructor is told: not only how many vertices."""
-    for wanted in (job, final(replace(job, out=job.out.parent / "final"))):
+    for wanted in (job, final(replace(job, out=job.out.parent / "final", uv=True))):
         run(wanted)
-        assert Drifting.asked == (wanted.calibration, wanted.normals, wanted.surface, wanted.final)
-    assert wanted.final
+        assert Drifting.asked == (wanted.calibration, wanted.normals, wanted.surface, wanted.final, wanted.uv)
+    assert wanted.final and wanted.uv
 
 
 @pytest.mark.parametrize(

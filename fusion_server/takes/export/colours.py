@@ -8,8 +8,8 @@ import numpy as np
 
 from fusion_server.colour import Photo, encoded, vertex_colours
 from fusion_server.decode import TurboDecoder
+from fusion_server.takes.export import MeshSequence
 from fusion_server.takes.layout import TakeMesh
-from fusion_server.takes.reader import TakeReader
 from geometry.cameras import undistort, without_distortion
 from geometry.rasterize.cpu import CpuRasterizer
 
@@ -28,18 +28,14 @@ class Pose:
 class Pictures:
     """Decodes what a take's cameras saw at the moment of a mesh."""
 
-    def __init__(self, take: TakeReader):
+    def __init__(self, take: MeshSequence):
         self._take = take
         self._decoder = TurboDecoder()
         self._rasterizer = CpuRasterizer()
 
     def of(self, mesh: TakeMesh) -> list[Photo]:
         """Undistorted pictures of the moment of a mesh; none where the take holds none of it."""
-        within = max(round(0.5e9 / self._take.fps), mesh.spread_ns)
-        frames = self._take.frames_at(mesh.capture_ns, within)
-        names = {camera.name for camera in self._take.calibration.cameras}
-        jpegs = {name: frame.jpeg for name, frame in frames.items() if name in names and name not in mesh.missing}
-        images, _ = self._decoder.decode(jpegs, self._take.calibration)
+        images, _ = self._decoder.decode(self._take.jpegs_of(mesh), self._take.calibration)
         cameras = {name: self._take.calibration[name] for name in images}
         return [Photo(without_distortion(cameras[name]), undistort(cameras[name], images[name])) for name in images]
 
@@ -52,7 +48,7 @@ class Pictures:
         return vertex_colours(mesh.vertices.astype(np.float64), faces, photos, self._rasterizer)
 
 
-def sharpest(take: TakeReader) -> dict[int, TakeMesh]:
+def sharpest(take: MeshSequence) -> dict[int, TakeMesh]:
     """For each topology the mesh to colour it by: seen by most cameras, sure, and hardly moving."""
     poses: dict[int, list[Pose]] = {}
     before: TakeMesh | None = None

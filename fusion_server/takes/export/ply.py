@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fusion_server.takes.export import timed_meshes
+from fusion_server.takes.export import MeshSequence, timed_meshes
 from fusion_server.takes.export.colours import Pictures, as_srgb
 from fusion_server.takes.layout import TakeError
-from fusion_server.takes.reader import TakeReader
 from geometry.mesh import Mesh, write_ply
 
 
 def export_ply(
-    take: TakeReader,
+    take: MeshSequence,
     folder: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     colour: bool = True,
@@ -21,8 +20,9 @@ def export_ply(
     """Write ``<folder>/<frame>.ply``, world metres, frames counted from the first mesh; returns how many.
 
     Vertex order is the same in every file of one topology. Where the take has the pictures of a mesh and ``colour`` is
-    wanted, vertices have colours. ``progress`` gets meshes done and in all. Raises TakeError for a take without meshes,
-    and where nothing can be written.
+    wanted, vertices have colours. Texture coordinates are left out: many readers give up colours and the order of
+    vertices for them. ``progress`` gets meshes done and in all. Raises TakeError for a take without meshes, and where
+    nothing can be written.
     """
     written = 0
     pictures = Pictures(take) if colour else None

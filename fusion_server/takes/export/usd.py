@@ -22,11 +22,10 @@ import numpy as np
 
 from fusion_server.colour import vertex_colours
 from fusion_server.surface.keyframe import unwrap
-from fusion_server.takes.export import timed_meshes
+from fusion_server.takes.export import MeshSequence, timed_meshes
 from fusion_server.takes.export.colours import Pictures, sharpest
 from fusion_server.takes.export.texture import SIZE, bake_texture
 from fusion_server.takes.layout import TakeError
-from fusion_server.takes.reader import TakeReader
 from geometry.mesh import Mesh, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 from protocol.errors import HeadstreamError
@@ -37,7 +36,7 @@ _ROUGHNESS = 0.8  # the gloss of the day is in the picture already
 
 
 def export_usd(
-    take: TakeReader,
+    take: MeshSequence,
     path: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
     texture: int = SIZE,
@@ -67,10 +66,9 @@ def export_usd(
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
     stage.SetTimeCodesPerSecond(take.fps)
     stage.SetFramesPerSecond(take.fps)
-    name = f"{take.info.get('slate', 'take')}_{take.info.get('take', 1):03d}"
-    root = UsdGeom.Xform.Define(stage, f"/{Tf.MakeValidIdentifier(name)}")
+    root = UsdGeom.Xform.Define(stage, f"/{Tf.MakeValidIdentifier(take.title)}")
     stage.SetDefaultPrim(root.GetPrim())
-    stage.SetMetadata("comment", f"headstream: {name} of rig {take.info.get('rig', 'unknown')}")
+    stage.SetMetadata("comment", f"headstream: {take.title} of {take.origin}")
     try:
         looks = _Looks(stage, root.GetPath(), path, take, texture)
         samples, last = _write_meshes(stage, root.GetPath(), take, looks, progress)
@@ -87,7 +85,7 @@ def export_usd(
 
 
 def _write_meshes(
-    stage: Any, root: Any, take: TakeReader, looks: _Looks, progress: Callable[[int, int], None]
+    stage: Any, root: Any, take: MeshSequence, looks: _Looks, progress: Callable[[int, int], None]
 ) -> tuple[int, int]:
     """Number of time samples, and the last time code."""
     from pxr import UsdGeom
@@ -137,9 +135,9 @@ def _define(stage: Any, path: Any, faces: np.ndarray, uv: np.ndarray) -> Any:
 class _Looks:
     """Gives meshes colours and textures from the take's pictures."""
 
-    def __init__(self, stage: Any, root: Any, path: Path, take: TakeReader, size: int):
+    def __init__(self, stage: Any, root: Any, path: Path, take: MeshSequence, size: int):
         self._stage, self._root, self._path, self._size = stage, root, path, size
-        wanted = size > 0 and any(take.frame_counts.values())
+        wanted = size > 0 and take.has_pictures
         self._pictures = Pictures(take) if wanted else None
         self._poses = sharpest(take) if wanted else {}
 
