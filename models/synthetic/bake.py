@@ -19,7 +19,7 @@ import numpy as np
 
 from geometry.mesh import Mesh, write_ply
 from models.synthetic.lighting import Lamp, Lighting, ambient_visibility, sky_from, sphere_directions, with_shadows
-from models.synthetic.performance import perform
+from models.synthetic.performance import PERFORMANCES
 from models.synthetic.photography import Sensor, develop, look_at
 from models.synthetic.render import Rendering, Surface, render
 from models.synthetic.scenes import turn
@@ -46,6 +46,7 @@ class BakeSettings:
     quality: int = 92
     maps_every: int = 10  # truth normals and depth for every so manieth frame: they are large
     version: int = VERSION
+    performance: str = "talk"  # one of ``PERFORMANCES``
 
     @property
     def frames(self) -> int:
@@ -63,6 +64,7 @@ def bake_capture(
     seed: int = 11,
     quality: int = 92,
     maps_every: int = 10,
+    performance: str = "talk",
     workers: int = 2,
     progress: Progress | None = None,
 ) -> Path:
@@ -71,7 +73,11 @@ def bake_capture(
     A bake of another version of this module is replaced. progress(done, total) is told of frames. Raises
     HeadstreamError when ``out`` is something else, or when a value cannot be used.
     """
-    settings = BakeSettings(float(seconds), float(fps), cameras, size, seed, quality, maps_every)
+    if performance not in PERFORMANCES:
+        raise HeadstreamError(f"bake: performance {performance!r}; must be one of {', '.join(PERFORMANCES)}")
+    settings = BakeSettings(
+        float(seconds), float(fps), cameras, size, seed, quality, maps_every, performance=performance
+    )
     if seconds <= 0 or fps <= 0 or cameras < 1 or size < 32:
         raise HeadstreamError(
             f"bake: {seconds} s at {fps} fps, {cameras} cameras of {size} px; needs positive times, a camera and 32 px"
@@ -132,10 +138,12 @@ def _groups(settings: BakeSettings) -> dict[str, tuple[str, ...]]:
 
 
 def _bake_key(folder: Path) -> dict | None:
+    """What a folder's bake depended on. One that names no performance is from when there was only one."""
     try:
-        return json.loads((folder / "capture.json").read_text(encoding="utf-8")).get("bake")
+        made = json.loads((folder / "capture.json").read_text(encoding="utf-8")).get("bake")
     except (OSError, ValueError, AttributeError):
         return None
+    return {"performance": BakeSettings.performance, **made} if isinstance(made, dict) else None
 
 
 def _check_finished(out: Path, settings: BakeSettings) -> None:
@@ -184,7 +192,7 @@ def _write(path: Path, image: np.ndarray, options: list[int]) -> None:
 def render_frame(settings: BakeSettings, index: int) -> tuple[Mesh, list[Rendering]]:
     """The truth mesh of one frame of the loop and what every camera of the ring sees of it."""
     subject, appearance = _cast(settings.seed)
-    moment = perform(index / settings.frames, settings.seconds)
+    moment = PERFORMANCES[settings.performance](index / settings.frames, settings.seconds)
     level0 = subject.pose(moment.actions, turn(*moment.angles), moment.shift)
     level = capture_mesh()
     count = level.shape.shape[0]

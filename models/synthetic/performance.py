@@ -1,10 +1,12 @@
-"""What the demo's subject does: talking, blinking, smiling, looking about; a loop without a seam.
+"""What the demo's subject does: talking, blinking, smiling, looking about; a loop without a seam. And two things that
+are hard to follow: a nod and a shout.
 
 Every signal is a function of the phase of the loop, 0 to 1, and periodic in it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,18 @@ _FROWNS = ((0.47, 0.04, 0.6), (0.93, 0.035, 0.5))
 _BLINK_SECONDS = 0.13  # half width of a blink
 _SYLLABLES = 4.2  # a second
 
+_CHIN_UP = -12.0  # degrees of pitch from which the head nods: from upright the chin would go into the chest
+_NOD = 32.4  # degrees: there and back in a third of a second, 305 degrees a second at most, 10 from frame to frame
+_SHOUT = {  # ARKit actions of a mouth as wide as it goes
+    "jawOpen": 1.0,
+    "mouthUpperUp": 0.4,
+    "mouthLowerDown": 0.6,
+    "mouthStretch": 0.4,
+    "browOuterUp": 0.5,
+    "cheekSquint": 0.3,
+}
+_EVEN = ("jawOpen",)  # those that have no left and right
+
 
 @dataclass(frozen=True, eq=False)
 class Moment:
@@ -26,6 +40,20 @@ class Moment:
     actions: dict[str, float]
     angles: tuple[float, float, float]
     shift: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a performance, and the seconds after which it begins and ends; whether something moves fast in it."""
+
+    name: str
+    begins: float
+    ends: float
+    fast: bool = True
+
+
+NOD_STAGES = (Stage("nod", 1 / 3, 2 / 3),)
+SHOUT_STAGES = (Stage("opening", 0.3, 0.4), Stage("open", 0.4, 0.7, fast=False), Stage("closing", 0.7, 0.9))
 
 
 def perform(phase: float, seconds: float) -> Moment:
@@ -83,6 +111,39 @@ def perform(phase: float, seconds: float) -> Moment:
     actions |= {name: float(np.clip(value, 0, 1)) for name, value in single.items()}
     sway = (0.008 * np.sin(turn + 0.5), 0.003 * np.sin(2 * turn), 0.006 * np.sin(turn + 2.0))
     return Moment(actions, (float(yaw), float(pitch), float(roll)), tuple(float(x) for x in sway))
+
+
+def nod(phase: float, seconds: float) -> Moment:
+    """A head that nods once, as fast as heads do, in a loop of at least a second; before and after it only sways."""
+    begins, ends = NOD_STAGES[0].begins, NOD_STAGES[0].ends
+    share = float(np.clip((phase * seconds - begins) / (ends - begins), 0, 1))
+    pitch = _CHIN_UP + _NOD / 2 * (1 - np.cos(2 * np.pi * share))
+    yaw, shift = _sway(phase)
+    return Moment({}, (yaw, float(np.radians(pitch)), 0.0), shift)
+
+
+def shout(phase: float, seconds: float) -> Moment:
+    """A mouth that opens to its widest within a tenth of a second, stays open and closes, in a loop of at least a
+    second; the head only sways."""
+    opening, _, closing = SHOUT_STAGES
+    time = phase * seconds
+    wide = float(np.interp(time, (opening.begins, opening.ends, closing.begins, closing.ends), (0, 1, 1, 0)))
+    actions = {
+        f"{name}{side}": value * wide
+        for name, value in _SHOUT.items()
+        for side in (("",) if name in _EVEN else ("Left", "Right"))
+    }
+    yaw, shift = _sway(phase)
+    return Moment(actions, (yaw, 0.0, 0.0), shift)
+
+
+PERFORMANCES: dict[str, Callable[[float, float], Moment]] = {"talk": perform, "nod": nod, "shout": shout}
+
+
+def _sway(phase: float) -> tuple[float, tuple[float, ...]]:
+    """What a head does that keeps still: yaw in radians, shift in metres."""
+    turn = 2 * np.pi * phase
+    return float(np.radians(3.0) * np.sin(turn)), (0.002 * float(np.sin(turn + 0.5)), 0.0, 0.0)
 
 
 def _bump(phase: float, middle: float, half: float, flat: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -101,6 +103,20 @@ def test_a_finished_bake_is_not_made_again_and_another_is_refused(capture):
         bake_capture(capture, **{**TINY, "seed": 12})
 
 
+def test_a_bake_from_before_there_were_performances_is_the_first_of_them(capture):
+    path = capture / "capture.json"
+    text = path.read_text()
+    info = json.loads(text)
+    assert info["bake"].pop("performance") == "talk"
+    path.write_text(json.dumps(info))
+    before = (capture / "frames" / "000000" / "cam0.jpg").stat().st_mtime_ns
+    assert bake_capture(capture, **TINY) == capture
+    assert (capture / "frames" / "000000" / "cam0.jpg").stat().st_mtime_ns == before
+    with pytest.raises(HeadstreamError, match="something other than this bake"):
+        bake_capture(capture, **TINY, performance="nod")
+    path.write_text(text)
+
+
 def test_a_bake_of_an_older_version_is_replaced(tmp_path):
     out = tmp_path / "old"
     (out / "frames" / "000099").mkdir(parents=True)
@@ -133,6 +149,8 @@ def test_an_interrupted_bake_keeps_its_whole_frames(capture, tmp_path):
 def test_values_that_cannot_be_baked_are_refused(tmp_path):
     with pytest.raises(HeadstreamError, match="0 cameras"):
         bake_capture(tmp_path / "none", cameras=0)
+    with pytest.raises(HeadstreamError, match="'sing'; must be one of talk, nod, shout"):
+        bake_capture(tmp_path / "none", performance="sing")
 
 
 def test_the_ring_looks_at_the_head_from_all_around():

@@ -7,9 +7,10 @@ import pytest
 import trimesh
 from scipy.spatial import cKDTree
 
+from geometry.align import rigid_motion
 from geometry.mesh import edges, face_normals
 from models.synthetic.bake import BakeSettings, render_frame
-from models.synthetic.performance import perform
+from models.synthetic.performance import PERFORMANCES, perform
 from models.synthetic.scenes import turn
 from models.synthetic.shapes import hat, plinth, random_solid, sharpened
 from models.synthetic.subject import Subject
@@ -67,6 +68,20 @@ def test_the_head_turns_and_the_chest_stays(subject):
     moved = np.linalg.norm(subject.pose(None, turn(np.radians(20), 0, 0)) - subject.neutral, axis=1)
     assert moved[top.sites[0].points[:, 1] < -0.26].max() < 1e-6
     assert moved[top.sites[0].points[:, 1] > 0].max() > 0.02
+
+
+@pytest.mark.parametrize("name", PERFORMANCES)
+def test_what_a_performance_does_is_known_to_the_face(name):
+    actions = {action for phase in np.linspace(0, 1, 40) for action in PERFORMANCES[name](phase, 1.5).actions}
+    assert actions <= set(topology().basis.action_labels)
+
+
+def test_a_nod_turns_the_head_by_ten_degrees_from_frame_to_frame(subject):
+    before, after = (PERFORMANCES["nod"](n / 36, 1.2) for n in (12, 13))
+    skull = topology().sites[0].points[:, 1] > 0.03
+    shapes = [subject.pose(each.actions, turn(*each.angles), each.shift)[: len(skull)] for each in (before, after)]
+    R = rigid_motion(*(shape[skull] for shape in shapes)).turn
+    assert np.degrees(np.arccos((np.trace(R) - 1) / 2)) == pytest.approx(10, abs=0.5)
 
 
 def test_the_performance_closes_its_loop_and_never_jumps():
