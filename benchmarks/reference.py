@@ -31,7 +31,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from benchmarks._machine import machine
-from benchmarks.surface import SAMPLES, SEEN_BY, has_truth, truth_views
+from benchmarks._takes import SAMPLES, SEEN_BY, truth_views, with_truth
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.hull import visual_hull
 from fusion_server.surface.observation import Observation, look, observe
@@ -254,9 +254,7 @@ def main() -> int:
     try:
         rasterizer = make_rasterizer(options.rasterizer)
         capture = CaptureFolder.open(options.capture)
-        usable = [frame for frame in capture.frames if has_truth(capture, frame)]
-        if not usable:
-            raise HeadstreamError(f"{capture.root}: no frame has its mesh, masks and normals beside it")
+        usable = with_truth(capture)
         start, frame = start_of(options.start, capture, usable, options)
         views = truth_views(capture, frame, options.size)
         error = errors_to(read_ply(capture.mesh(frame)), views)

@@ -428,7 +428,7 @@ def test_what_is_no_surface_is_refused_in_a_line(spoil, message):
 def test_a_scanned_bust_from_its_true_normals(shared_data, root, monkeypatch):
     """Real shapes have what a blob has not: ears, a sharp rim, a face. Photographs are path-traced."""
     monkeypatch.syspath_prepend(root)
-    from benchmarks.surface import errors, truth_views
+    from benchmarks._takes import errors, truth_views
     from geometry.mesh import read_ply
     from protocol.capture_folder import CaptureFolder
 
