@@ -204,6 +204,13 @@ class StillHead:
         ]
 
 
+def trembling(vertices: np.ndarray, normals: np.ndarray) -> DistanceSummary:
+    """Of a still head's vertices (N, P, 3) in N frames: each one's root mean square about its own mean, along its
+    normal (P, 3), metres."""
+    along = ((vertices - vertices.mean(0)) * normals).sum(2)
+    return DistanceSummary.of(along.std(0))
+
+
 def play(
     capture: CaptureFolder,
     case: Case,

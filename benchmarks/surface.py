@@ -42,10 +42,11 @@ from rich.console import Console
 from benchmarks._machine import machine
 from benchmarks._phases import Phase, around, whole
 from benchmarks._tables import accuracy_table, add_rows, quality_table, remark, timing_table
-from benchmarks._takes import CASES, FAULTS, Case, Fault, Played, StillHead, order, play, spoiled, with_truth
+from benchmarks._takes import CASES, FAULTS, Case, Fault, Played, StillHead, order, play, spoiled, trembling, with_truth
 from fusion_server.memory import keep_freed_memory
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from geometry.align import rigid_motion
+from geometry.measure import DistanceSummary
 from geometry.mesh import read_ply
 from geometry.rasterize.cpu import CpuRasterizer
 from protocol.capture_folder import CaptureFolder
@@ -55,7 +56,7 @@ SETTLE, STILL = 5, 60  # frames of a still head: before it is measured, and meas
 FRAMES, FAULT_FRAMES = 300, 90
 
 Run = Callable[..., Iterator[Played]]  # of a case and the names of frames: ``play``
-Shake = Callable[[Case], tuple[float, float]]  # ``jitter``
+Shake = Callable[[Case], DistanceSummary]  # ``jitter``
 
 
 def fastest(capture: CaptureFolder, names: Sequence[str]) -> tuple[float, float]:
@@ -74,19 +75,15 @@ def fastest(capture: CaptureFolder, names: Sequence[str]) -> tuple[float, float]
 
 def jitter(
     still: StillHead, case: Case, settings: SurfaceSettings, frames: int = STILL, settle: int = SETTLE
-) -> tuple[float, float]:
-    """How a still head's vertices tremble: of their root mean squares about their means, along their normals, the
-    median and 95 %, metres."""
+) -> DistanceSummary:
+    """How a still head's vertices tremble because pictures have noise."""
     tracker = SurfaceTracker(replace(settings, photometric=case.photometric), CpuRasterizer())
     draw = np.random.default_rng(2)
     surfaces = []
     for _ in range(settle + frames):
         views = still.exposed(draw)
         surfaces.append(tracker.update([spoiled(view, draw) for view in views] if case.noisy else views))
-    vertices = np.stack([surface.vertices for surface in surfaces[settle:]])
-    along = ((vertices - vertices.mean(0)) * surfaces[-1].normals).sum(2)
-    median, p95 = np.percentile(along.std(0), (50, 95))
-    return float(median), float(p95)
+    return trembling(np.stack([surface.vertices for surface in surfaces[settle:]]), surfaces[-1].normals)
 
 
 def main() -> int:
@@ -144,7 +141,8 @@ def _undisturbed(
         played = runs[case.name] = list(run(case, names))
         console.print(remark(case.name, played))
         if case.noisy or case.photometric:
-            median, p95 = (1e3 * each for each in shake(case))
+            shaken = shake(case)
+            median, p95 = 1e3 * shaken.median, 1e3 * shaken.p95
             console.print(f"{case.name}: jitter of a still head, {STILL} frames: {median:.4f} / {p95:.4f} mm")
         parts |= add_rows(table, case.name, played, phases)
     for each in (table, quality_table(parts), timing_table(runs)):

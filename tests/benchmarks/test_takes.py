@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks._phases import Phase, around, back_after, drift, flags_in, said, typical, whole
 from benchmarks._tables import accuracy_table, add_rows
-from benchmarks._takes import Fault, Played, faulty, order, photographed
+from benchmarks._takes import Fault, Played, faulty, order, photographed, trembling
 from fusion_server.surface import Quality, View
 from geometry.measure import DistanceSummary
 from models.synthetic.photography import through_jpeg
@@ -183,6 +183,16 @@ def test_another_exposure_trembles_as_pictures_of_the_scene_do():
     assert again[0].shape == picture.shape and again[0].dtype == np.uint8
     assert tremble(again) == pytest.approx(tremble([exposed() for _ in range(12)]), rel=0.1)
     assert abs(np.mean(again) - picture.mean()) < 0.2  # no brighter and no darker
+
+
+def test_jitter_is_across_the_surface_and_about_each_vertex_s_own_mean():
+    draw = np.random.default_rng(4)
+    normals = np.tile([0.0, 0.0, 1.0], (50, 1))
+    place = draw.normal(size=(50, 3))
+    along, across = draw.normal(size=(2, 400, 50, 1)) * np.array([2e-5, 5e-4])[:, None, None, None]
+    vertices = place + along * [0, 0, 1] + across * [1, 0, 0]
+    assert trembling(vertices, normals).median == pytest.approx(2e-5, rel=0.1)
+    assert trembling(np.stack([place] * 5), normals).p95 == pytest.approx(0, abs=1e-12)
 
 
 def printed(table) -> str:
