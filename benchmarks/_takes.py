@@ -99,7 +99,8 @@ def order(there: int, count: int, stride: int, loop: bool) -> list[int]:
 
 
 def truth_views(capture: CaptureFolder, frame: str, size: int) -> list[View]:
-    """The capture's own maps of one frame, cut to squares of ``size``, pictures twice as fine."""
+    """The capture's own maps of one frame, cut to squares of ``size``, pictures twice as fine. Where the truth knows no
+    normal, nothing is claimed: confidence 0."""
     views = []
     rendered = None
     for n, raw in enumerate(capture.calibration.cameras):
@@ -114,11 +115,12 @@ def truth_views(capture: CaptureFolder, frame: str, size: int) -> list[View]:
             normal = rendered[n] * mask[..., None]
         window = _window(camera)
         inside = crop_image(np.ones_like(mask), *window, size) > 0.99
+        unknown = ((mask > 0.5) & ~normal.any(-1)).astype(np.float32)
         views.append(
             View(
                 camera=cropped(camera, *window, size),
                 normal=unit(crop_image(normal, *window, size)),
-                confidence=np.ones((size, size), np.float32),
+                confidence=1 - crop_image(unknown, *window, size),
                 mask=crop_image(mask, *window, size),
                 image=_cut(raw, picture, size),
                 image_camera=cropped(camera, *window, 2 * size),
@@ -140,14 +142,16 @@ def _cut(raw: Camera, picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def rendered_normals(capture: CaptureFolder, frame: str) -> list[np.ndarray]:
-    """Normals of the true mesh as each camera sees them, camera frames.  # H,W,3 each"""
+    """Normals of the true mesh as each camera sees them, camera frames; 0 where it sees the mesh from within: a baked
+    head has no inside of the mouth.  # H,W,3 each"""
     mesh = read_ply(capture.mesh(frame))
     normals = vertex_normals(mesh.vertices, mesh.faces)
     maps = []
     for raw in capture.calibration.cameras:
         camera = without_distortion(raw)
         world = CpuRasterizer().rasterize(mesh.vertices, mesh.faces, [camera]).interpolate(mesh.faces, normals)[0]
-        maps.append(unit(world @ camera.R.T.astype(np.float32)))
+        seen = unit(world @ camera.R.T.astype(np.float32))
+        maps.append(np.where(seen[..., 2:] < 0, seen, 0))
     return maps
 
 

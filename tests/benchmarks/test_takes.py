@@ -12,11 +12,13 @@ from rich.console import Console
 
 from benchmarks._phases import Phase, around, back_after, drift, flags_in, said, typical, whole
 from benchmarks._tables import accuracy_table, add_rows
-from benchmarks._takes import Fault, Played, faulty, order, photographed, trembling
+from benchmarks._takes import Fault, Played, faulty, order, photographed, trembling, truth_views
 from fusion_server.surface import Quality, View
 from geometry.measure import DistanceSummary
+from geometry.mesh import Mesh, write_ply
 from models.synthetic.photography import through_jpeg
-from protocol.calibration import Camera
+from protocol.calibration import Calibration, Camera, save_calibration
+from protocol.capture_folder import CaptureFolder
 
 
 def frame(number: int, median: float | None, p95: float = 1e-3, flags: tuple[str, ...] = ()) -> Played:
@@ -183,6 +185,26 @@ def test_another_exposure_trembles_as_pictures_of_the_scene_do():
     assert again[0].shape == picture.shape and again[0].dtype == np.uint8
     assert tremble(again) == pytest.approx(tremble([exposed() for _ in range(12)]), rel=0.1)
     assert abs(np.mean(again) - picture.mean()) < 0.2  # no brighter and no darker
+
+
+def test_the_inside_of_an_open_mesh_is_no_true_normal(tmp_path):
+    """A baked head's mesh has no inside of the mouth: behind open lips a camera sees the head's back from within."""
+    size = 32
+    left, right = [[-1, -1, 2], [0, -1, 2], [0, 1, 2], [-1, 1, 2]], [[0, -1, 2], [1, -1, 2], [1, 1, 2], [0, 1, 2]]
+    faces = np.array([[0, 2, 1], [0, 3, 2], [4, 5, 6], [4, 6, 7]], np.int32)  # toward the camera, and away from it
+    camera = Camera(
+        "cam0", size, size, np.array([[24.0, 0, 15.5], [0, 24.0, 15.5], [0, 0, 1]]), np.zeros(5), np.eye(3), np.zeros(3)
+    )
+    (tmp_path / "frames" / "000").mkdir(parents=True)
+    (tmp_path / "mesh").mkdir()
+    save_calibration(Calibration((camera,), {}), tmp_path / "cameras.json")
+    write_ply(tmp_path / "mesh" / "000.ply", Mesh(np.array(left + right, float), faces))
+    for name, level in (("cam0.jpg", 90), ("cam0_mask.png", 255)):
+        cv2.imwrite(str(tmp_path / "frames" / "000" / name), np.full((size, size), level, np.uint8))
+    (seen,) = truth_views(CaptureFolder.open(tmp_path), "000", size)
+    np.testing.assert_allclose(seen.normal[10:20, 6:12], np.broadcast_to([0, 0, -1], (10, 6, 3)), atol=1e-6)
+    assert (seen.confidence[10:20, 6:12] == 1).all()
+    assert (seen.normal[10:20, 20:26] == 0).all() and (seen.confidence[10:20, 20:26] == 0).all()
 
 
 def test_jitter_is_across_the_surface_and_about_each_vertex_s_own_mean():
