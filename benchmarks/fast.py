@@ -2,8 +2,8 @@
 
     python -m benchmarks fast [--only nod|shout] [--case NAME] [--vertices N] [--size N]
 
-The demo's subject at 30 frames a second before eight cameras of 512 px, baked at the first run (about two minutes on
-two cores, 380 MB) and kept in the user's cache. Both performances are in ``models/synthetic/performance.py``:
+The demo's subject at 30 frames a second before eight cameras of 512 px, baked at the first run (a few minutes,
+380 MB) and kept in the user's cache. Both performances are in ``models/synthetic/performance.py``:
 
 nod: the head tilts by 32 degrees and back within ten frames, at most 10 degrees from frame to frame.
 shout: the mouth is closed, three frames later as wide as it goes, stays so for nine frames and closes in six.

@@ -102,11 +102,14 @@ def main() -> int:
     options = parser.parse_args()
     settings = SurfaceSettings(vertices=options.vertices, uv=False, skin=not options.no_skin)
     cases = [case for case in CASES if options.case in (None, case.name)]
-    count = options.frames or (FAULT_FRAMES if options.fault else FRAMES)
+    count = (FAULT_FRAMES if options.fault else FRAMES) if options.frames is None else options.frames
     console = Console(width=200)
     console.print(machine())
     keep_freed_memory()  # as everything does that makes meshes
     try:
+        least = 3 if options.fault else 1
+        if count < least or options.stride < 1 or options.every < 1:
+            raise HeadstreamError(f"--frames must be {least} or more here, --stride and --every 1 or more")
         capture = CaptureFolder.open(options.capture)
         usable = with_truth(capture)
         chosen = order(len(usable), count, options.stride, capture.info.get("loop") is True)
