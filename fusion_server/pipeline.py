@@ -116,8 +116,16 @@ class Pipeline:
     An observer must not keep the thread: the preview and the take hand over to threads of their own.
     """
 
-    def __init__(self, calibration: Calibration, reconstructor: Reconstructor, decoder: Decoder) -> None:
+    def __init__(
+        self,
+        calibration: Calibration,
+        reconstructor: Reconstructor,
+        decoder: Decoder,
+        recording: Callable[[], bool] | None = None,
+    ) -> None:
+        """recording: whether meshes go into a take, which has one topology."""
         self._calibration = calibration
+        self._recording = recording
         self._reconstructor = reconstructor
         self._decoder = decoder
         self._sets: Slot[FrameSet] = Slot()
@@ -239,6 +247,8 @@ class Pipeline:
         if self._searches and not observation.searched:
             return  # it was begun before, and looks where the head was that is forgotten
         self._searches = False
+        if self._recording is not None:
+            self._reconstructor.keep_topology(self._recording())
         surface = self._reconstructor.refine(observation)
         observation.seconds["surface"] = time.perf_counter() - start
         result = Result(

@@ -136,6 +136,11 @@ class Reconstructor:
         self._tracker.reset()
         self._vertices = None
 
+    def keep_topology(self, keeps: bool) -> None:
+        """Whether a subject that is lost is waited for, or whoever is there gets a topology of its own; a take's meshes
+        share theirs."""
+        self._tracker.keeps_topology = keeps
+
     @property
     def sight(self) -> Sight:
         """What decoded pictures are shown to."""

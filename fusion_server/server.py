@@ -45,7 +45,7 @@ class Server(Recorder):
         super().__init__(rig)
         reconstructor = make_reconstructor(self.calibration, shared(rig.normals), rig.surface)
         decoder = make_decoder(rig.normals.decode, 2, reconstructor.sight)
-        self.pipeline = Pipeline(self.calibration, reconstructor, decoder)
+        self.pipeline = Pipeline(self.calibration, reconstructor, decoder, lambda: self._take is not None)
         self.pipeline.observe(self._on_result, self._keep_fault, self._on_images)
         self.preview = Preview(rig, self.calibration, self._on_record_button, self.begin_anew) if preview else None
         self._thumbnails_at = 0.0

@@ -143,6 +143,7 @@ def _make(job: Job, checkpoint: Checkpoint, progress: Callable[[str], None]) -> 
     if not rest:
         return
     reconstructor = make_reconstructor(job.calibration, job.normals, job.surface, job.final, job.uv)
+    reconstructor.keep_topology(True)
     if checkpoint.state is not None:
         reconstructor.restore(checkpoint.state)
     decoder = make_decoder(job.normals.decode, 2, reconstructor.sight)

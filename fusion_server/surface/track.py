@@ -46,6 +46,7 @@ class SurfaceTracker:
         self._rasterizer = rasterizer
         self._kernels = kernels
         self._follows_skin = settings.skin and settings.photometric
+        self.keeps_topology = False  # whether a track that is lost stays so until it is found: a take has one topology
         self.reset()
 
     def reset(self) -> None:
@@ -69,7 +70,8 @@ class SurfaceTracker:
         Warm where the track holds. When it does not, the old topology is sought again: from its last good pose, from
         that pose turned, where the skin tells which turn is right, and on a new keyframe; only when all fail does the
         new keyframe's topology take over, flagged "new topology". When not even that fits the frame, or keyframes were
-        in vain just before, the last good surface comes back flagged "lost", and the track is kept for the next frame.
+        in vain just before, or where ``keeps_topology`` says so, the last good surface comes back flagged "lost", and
+        the track is kept for the next frame.
         A shape that fits although its skin is strange is taken, flagged, when nothing better is found: a studio's light
         may have changed. Raises SurfaceError when there is nothing to make a first surface of.
         """
@@ -160,6 +162,8 @@ class SurfaceTracker:
         distance = float(np.percentile(index.distances(candidate.track.vertices), 95))
         if is_registered(candidate.quality, distance):
             return self._accept(frame, candidate, "keyframe", iterations + 4, "recovered")
+        if self.keeps_topology:
+            return self._lost(frame, track, candidate.quality)
         return self._keyframe(frame, (mesh, iterations))
 
     def _keyframe(self, frame: Frame, made: tuple[Mesh, int] | None = None) -> SurfaceFrame:

@@ -31,6 +31,7 @@ class Reconstructor:
     def __init__(self, observe_s=0.0, refine_s=0.0, fail=None):
         self.observe_s, self.refine_s, self.fail = observe_s, refine_s, fail or {}
         self.observed = []
+        self.kept = []
         self.held = None  # the number that the surface began with
 
     def observe(self, images):
@@ -49,6 +50,9 @@ class Reconstructor:
 
     def begin_anew(self):
         self.held = None
+
+    def keep_topology(self, keeps):
+        self.kept.append(keeps)
 
 
 class Decoder:
@@ -87,8 +91,8 @@ def make(tmp_path):
         sync=SyncConfig(wait_ms=20, min_cameras=2),
     )
 
-    def build(reconstructor, **sync):
-        pipeline = Fed(calibration, reconstructor, Decoder())
+    def build(reconstructor, recording=None, **sync):
+        pipeline = Fed(calibration, reconstructor, Decoder(), recording)
         pipeline.sets = FrameSets(replace(rig, sync=replace(rig.sync, **sync)), NAMES)
         results, faults = [], []
         pipeline.observe(results.append, faults.append)
@@ -132,6 +136,16 @@ def test_a_new_first_mesh_is_of_a_set_that_was_searched_for_the_head(make):
         send(pipeline, number)
         until(lambda wanted=number: results[-1].surface.number == wanted)
     assert [result.surface.began for result in results] == [1, 1, 4, 4]
+
+
+def test_while_a_take_is_recorded_its_topology_is_kept(make):
+    takes = iter([False, True, True, False])
+    reconstructor = Reconstructor()
+    pipeline, results, _ = make(reconstructor, lambda: next(takes))
+    for number in range(1, 5):
+        send(pipeline, number)
+        until(lambda wanted=number: len(results) == wanted)
+    assert reconstructor.kept == [False, True, True, False]
 
 
 def test_a_slow_stage_skips_to_the_newest_and_nothing_queues(make):

@@ -61,6 +61,9 @@ class Drifting:
         frame = SurfaceFrame(vertices, FACES, uv, vertices, "warm", quality, {"solve": 0.1}, 2)
         return SimpleNamespace(seconds={"normals": 0.1}), frame
 
+    def keep_topology(self, keeps):
+        Drifting.kept = keeps
+
     def state(self):
         return self._state
 
@@ -157,6 +160,11 @@ def interrupted(job: Job, monkeypatch, beyond: float) -> None:
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(module, "make_reconstructor", Dying)
         run(job)
+
+
+def test_meshes_of_one_result_share_a_topology(job):
+    run(job)
+    assert Drifting.kept is True
 
 
 def test_what_is_done_is_not_done_again(job, monkeypatch):
