@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks._machine import machine
 from benchmarks.ablations import ablate, shown
 from benchmarks.normals import milliseconds
-from launch.evaluate_synthetic import EngineChoice, evaluate_synthetic, synthetic_table
+from launch.evaluate_synthetic import USUAL_VIEWS, EngineChoice, evaluate_synthetic, synthetic_table
 from models.engines.parity import lit_ball, parity, ring
 from models.held_out import held_out_sets
 from models.scores import rows_table
@@ -27,7 +27,6 @@ from models.weights import weights_digest, weights_path
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
-VIEWS = (3, 6, 8, 10)
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
@@ -36,13 +35,13 @@ def sections(options: argparse.Namespace, numbers: dict) -> Iterator[str]:
     path = weights_path(options.weights)
     yield f"`{path.name}` {weights_digest(path)[:8]}, {path.stat().st_size / 1e6:.1f} MB. {machine()}."
     choice = EngineChoice(options.engine, options.weights, options.size, options.precision)
-    scenes = held_out_sets(options.sets, 0, max(VIEWS), options.size, options.cache, workers=os.cpu_count() or 1)
-    numbers["synthetic"] = evaluate_synthetic(choice, options.sets, 0, VIEWS, options.cache, lambda *_: None)
+    scenes = held_out_sets(options.sets, 0, max(USUAL_VIEWS), options.size, options.cache, workers=os.cpu_count() or 1)
+    numbers["synthetic"] = evaluate_synthetic(choice, options.sets, 0, USUAL_VIEWS, options.cache, lambda *_: None)
     yield f"### Scenes never trained on\n\n`headstream evaluate --synthetic --sets {options.sets}`"
     yield synthetic_table(numbers["synthetic"])
     rows = {}
     for root in options.captures:
-        from launch.evaluate_capture import evaluate_capture  # late: it needs the server's libraries
+        from launch.evaluate_capture import capture_parts, evaluate_capture  # late: it needs the server's libraries
 
         capture = CaptureFolder.open(root)
         found = evaluate_capture(choice, capture, capture.calibration, options.frames, lambda *_: None)
@@ -50,6 +49,8 @@ def sections(options: argparse.Namespace, numbers: dict) -> Iterator[str]:
     if rows:
         numbers["captures"] = rows
         yield f"### Captures with truth\n\n`headstream evaluate CAPTURE`\n\n{rows_table('capture', rows)}"
+        for name, found in rows.items():
+            yield "\n\n".join([f"{name.partition(',')[0]}:", *capture_parts(found)])
     few = scenes[: options.ablation_sets]
     numbers["ablations"] = ablate(
         options.weights, few, 6, {"alone": options.trained_alone, "blind": options.trained_blind}

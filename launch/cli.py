@@ -198,6 +198,7 @@ def reconstruct(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     result: Annotated[
         Path | None,
         typer.Argument(
@@ -213,7 +214,9 @@ def evaluate(
     ] = False,
     sets: Annotated[int, typer.Option(min=1, help="so many synthetic scenes")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="which synthetic scenes")] = 0,
-    views: Annotated[str, typer.Option(help="numbers of views to compare")] = "3,6,8,10",
+    views: Annotated[
+        str | None, typer.Option(help="numbers of views to compare; default: 3,6,8,10, or what a capture has of them")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="where synthetic scenes are kept; default: the user's cache")
     ] = None,
@@ -227,6 +230,7 @@ def evaluate(
     """Score meshes and normals against a truth, or the normal engine alone."""
     if synthetic == (result is not None):
         raise HeadstreamError("evaluate: give either a RESULT (with --truth), a capture folder, or --synthetic")
+    _refuse_what_does_not_apply(context, "--synthetic" if synthetic else "CAPTURE" if truth is None else "--truth")
     with progress_bar(as_json) as progress:
         task = progress.add_task("evaluate", total=None)
 
@@ -242,16 +246,17 @@ def evaluate(
             from launch import evaluate_synthetic as engine_alone
 
             choice = engine_alone.EngineChoice(engine, weights, size, precision)
+            counts = engine_alone.parse_views(views) if views is not None else None
             if result is None:
                 show = engine_alone.synthetic_table
-                counts = engine_alone.parse_views(views)
+                counts = counts or engine_alone.USUAL_VIEWS
                 scores = engine_alone.evaluate_synthetic(choice, sets, seed, counts, cache, step)
             else:
                 from launch.evaluate_capture import capture_table as show
                 from launch.evaluate_capture import evaluate_capture
 
                 folder = _capture_with_truth(result)
-                scores = evaluate_capture(choice, folder, folder.calibration.select(cameras), meshes, step)
+                scores = evaluate_capture(choice, folder, folder.calibration.select(cameras), meshes, step, counts)
     print(json.dumps(scores) if as_json else show(scores))
 
 
@@ -438,6 +443,25 @@ def engine_export(
     angle = onnx_parity(out, build.views, build.size, build.weights)
     megabytes = out.stat().st_size / 1e6
     print(f"{out}: {build.views} x {build.size} px, {megabytes:.1f} MB, {angle:.3f} degrees mean from PyTorch")
+
+
+_OF_THE_ENGINE = ("engine", "weights", "size", "precision")
+_APPLIES = {  # options of ``evaluate`` by what is evaluated
+    "--truth": ("truth", "meshes"),
+    "CAPTURE": ("meshes", "views", "cameras", *_OF_THE_ENGINE),
+    "--synthetic": ("synthetic", "sets", "seed", "views", "cache", *_OF_THE_ENGINE),
+}
+
+
+def _refuse_what_does_not_apply(context: typer.Context, what: str) -> None:
+    """Raises HeadstreamError when options were typed that this kind of evaluation would not look at."""
+    applies = {"result", "as_json", *_APPLIES[what]}
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    typed = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    idle = ", ".join(f"--{name}" for name in typed if name not in applies)
+    if idle:
+        known = ", ".join(f"--{name}" for name in _APPLIES[what] if f"--{name}" != what)
+        raise HeadstreamError(f"evaluate {what}: {idle} would change nothing; what goes with {what}: {known}")
 
 
 def _capture_with_truth(path: Path) -> CaptureFolder:

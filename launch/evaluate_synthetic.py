@@ -14,6 +14,7 @@ from models.held_out import held_out_sets, load_held_out
 from models.scores import score_scenes, table
 from protocol.errors import HeadstreamError
 
+USUAL_VIEWS = (3, 6, 8, 10)
 Step = Callable[[str, int, int], None]  # what is being done, how many of it are done, of how many
 
 

@@ -63,8 +63,12 @@ class KnownScene:
 
     def first(self, views: int) -> KnownScene:
         """The same scene with its first ``views`` pictures; they stand in random order around the subject."""
+        return self.only(slice(views))
+
+    def only(self, views: slice | Sequence[int]) -> KnownScene:
+        """The same scene with these pictures, in this order."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return KnownScene(**{k: v[:views] if isinstance(v, np.ndarray) else v for k, v in parts.items()})
+        return KnownScene(**{k: v[views] if isinstance(v, np.ndarray) else v for k, v in parts.items()})
 
 
 def make_held_out(seed: int, index: int, views: int = 10, size: int = 256) -> KnownScene:
@@ -79,7 +83,7 @@ def make_held_out(seed: int, index: int, views: int = 10, size: int = 256) -> Kn
     depth = np.stack([rendering.depth * mask for rendering, mask in zip(renderings, masks, strict=True)])
     region = np.zeros(depth.shape, np.uint8)
     if scene.kind == "person":
-        region[depth > 0] = regions_of(_points(depth, cameras), scene.surface.vertices, scene.surface.normals)
+        region = region_maps(depth, cameras, scene.surface.vertices, scene.surface.normals)
     return KnownScene(
         images,
         np.stack([rendering.normal for rendering in renderings]).astype(np.float16),
@@ -145,6 +149,16 @@ def load_held_out(path: Path) -> KnownScene:
         path.unlink(missing_ok=True)
         raise ValueError(f"{path}: was no held-out scene and has been removed; run again ({error})") from None
     return KnownScene(**values | {key: str(values[key]) for key in ("kind", "backdrop")})
+
+
+def region_maps(depth: np.ndarray, cameras: Sequence[Camera], surface: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Regions where pixels (V, S, S) have depth, 0 elsewhere; surface and normals as ``regions_of`` takes them.
+
+    Gives (V, S, S) uint8.
+    """
+    region = np.zeros(depth.shape, np.uint8)
+    region[depth > 0] = regions_of(_points(depth, cameras), surface, normals)
+    return region
 
 
 def regions_of(points: np.ndarray, surface: np.ndarray, normals: np.ndarray) -> np.ndarray:

@@ -89,6 +89,14 @@ class Tally:
         return {f"{share:g}": float(angles[order[: max(1, int(share * len(order)))]].mean()) for share in SUREST}
 
 
+def parts_of(scene: KnownScene) -> dict[str, np.ndarray]:
+    """Pixels by where they lie: in the silhouette band or inside of it, and in each region that shows.  # V,S,S bool"""
+    band = silhouette_band(scene.mask, BAND)
+    parts = {"silhouette band": band, "inside of it": scene.mask & ~band}
+    here = {name: scene.region == number for number, name in enumerate(REGIONS) if name}
+    return parts | {name: where for name, where in here.items() if where.any()}
+
+
 def score_scenes(scenes: Sequence[Callable[[], KnownScene]], engines: Mapping[int, Predict], tick=lambda: None) -> dict:
     """Run engines, by number of views, over scenes and gather what ``table`` prints.
 
@@ -110,13 +118,8 @@ def score_scenes(scenes: Sequence[Callable[[], KnownScene]], engines: Mapping[in
         ground = "plain" if scene.backdrop in PLAIN else "clutter"
         masks[ground] += [mask_iou(ours, true) for ours, true in zip(prediction.mask, scene.mask, strict=True)]
         known = scene.mask & (np.abs(scene.normal).sum(-1) > 0)  # the pixels of measures.angles
-        band = silhouette_band(scene.mask, BAND)[known]
-        groups["by_region", "silhouette band, all kinds"].pixels(measures.angles[band])
-        groups["by_region", "inside of it, all kinds"].pixels(measures.angles[~band])
-        region = scene.region[known]
-        for number, name in enumerate(REGIONS):
-            if name and (region == number).any():
-                groups["by_region", name].pixels(measures.angles[region == number])
+        for name, where in parts_of(scene).items():
+            groups["by_region", name if name in REGIONS else f"{name}, all kinds"].pixels(measures.angles[where[known]])
         tick()
     out: dict[str, Any] = {"sets": len(scenes), "views": most, "compared_views": fewest}
     for section in ("by_kind", "by_region", "by_views"):

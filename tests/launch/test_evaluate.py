@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from typer.testing import CliRunner
 from geometry.mesh import Mesh, read_ply, vertex_normals, write_ply
 from launch.cli import app
 from launch.evaluate import evaluate
+from launch.evaluate_capture import capture_table, far_apart
 from launch.evaluate_synthetic import parse_views
-from models.synthetic.bake import bake_capture
+from models.synthetic.bake import BakeSettings, bake_capture, ring
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 
@@ -41,6 +44,49 @@ def test_a_capture_that_knows_its_normals_scores_the_engine(capture):
     scores = printed(capture, "--engine", "torch", "--precision", "f32", "--size", 96)
     assert scores["frames"] == 1 and 0 < scores["mean_deg"] < 60 and scores["mask_iou"] > 0.5
     assert 0 < scores["sampling_deg"] < scores["disagreement_deg"]
+
+
+def test_a_capture_is_scored_by_region_and_by_number_of_views(capture):
+    scores = printed(capture, "--engine", "torch", "--precision", "f32", "--size", 96, "--views", "3,1")
+    assert set(scores["by_views"]) == {"1", "3"} and (scores["views"], scores["compared_views"]) == (3, 1)
+    alone, beside = scores["by_views"]["1"], scores["by_views"]["3"]
+    assert alone["pixels"] == beside["pixels"] < scores["pixels"]  # the same picture, whatever stands beside it
+    assert alone["mean_deg"] != beside["mean_deg"]
+    regions = scores["by_region"]
+    band, inside = regions["silhouette band"], regions["inside of it"]
+    assert min(band["pixels"], inside["pixels"]) > 0 and band["pixels"] + inside["pixels"] == scores["pixels"]
+    head = sum(regions[name]["pixels"] for name in ("face", "ears", "scalp", "neck and body"))  # a baked capture's
+    assert 0.9 < head / scores["pixels"] <= 1
+    shown = capture_table(scores)
+    assert "| face |" in shown and "The same 1 pictures" in shown and "| 3 |" in shown
+    usual = printed(capture, "--engine", "torch", "--precision", "f32", "--size", 96)
+    assert set(usual["by_views"]) == {"3"} and "The same" not in capture_table(usual)
+
+
+def test_only_a_capture_that_shows_a_person_for_sure_knows_regions(capture, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(capture, other)
+    (other / "capture.json").unlink()
+    scores = printed(other, "--engine", "torch", "--precision", "f32", "--size", 96)
+    assert set(scores["by_region"]) == {"silhouette band", "inside of it"}
+
+
+def test_more_views_than_a_capture_has_are_refused(capture):
+    done = CliRunner().invoke(app, ["evaluate", str(capture), "--views", "2,6"])
+    assert isinstance(done.exception, HeadstreamError) and "--views: 6" in str(done.exception)
+
+
+def test_the_first_views_of_a_ring_look_from_all_sides():
+    cameras = ring(BakeSettings(cameras=8))
+    order = far_apart(cameras)
+    assert sorted(order) == list(range(8)) and order[0] == 0
+    nearest = []
+    for three in (range(3), order[:3]):
+        axes = np.array([cameras[i].R[2] for i in three])
+        nearest.append((axes @ axes.T)[np.triu_indices(3, 1)].max())
+    assert nearest[1] < 0.5 < nearest[0]  # the cosine of 60 degrees
+    parallel = [replace(camera, R=np.eye(3), t=np.array([i, 0.0, 1.0])) for i, camera in enumerate(cameras[:4])]
+    assert sorted(far_apart(parallel)) == [0, 1, 2, 3]
 
 
 def test_saved_normals_are_scored_against_the_truth_and_each_other(capture, tmp_path):
@@ -183,6 +229,25 @@ def test_numbers_of_views_that_cannot_be_are_one_line(text):
 def test_either_a_result_or_synthetic_scenes(arguments):
     done = CliRunner().invoke(app, ["evaluate", *arguments])
     assert isinstance(done.exception, HeadstreamError) and "give either" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "idle"),
+    [
+        (["somewhere", "--sets", "3"], ["--sets"]),
+        (["somewhere", "--seed", "0", "--cache", "x"], ["--seed", "--cache"]),  # typed, though it is the usual one
+        (["--synthetic", "--cameras", "ring"], ["--cameras"]),
+        (["--synthetic", "--meshes", "3", "--truth", "x"], ["--meshes", "--truth"]),
+        (["somewhere", "--truth", "x", "--engine", "torch"], ["--engine"]),
+        (["somewhere", "--truth", "x", "--views", "3", "--size", "64"], ["--views", "--size"]),
+        (["somewhere", "--truth", "x", "--cameras", "a", "--weights", "w"], ["--cameras", "--weights"]),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused_in_one_line(arguments, idle):
+    done = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert isinstance(done.exception, HeadstreamError)
+    refused, _, known = str(done.exception).partition(" would change nothing; what goes with ")
+    assert known and "\n" not in known and all(name in refused and name not in known for name in idle)
 
 
 def test_a_result_without_truth_is_told_what_it_needs(tmp_path):
