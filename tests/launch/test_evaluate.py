@@ -71,6 +71,13 @@ def test_only_a_capture_that_shows_a_person_for_sure_knows_regions(capture, tmp_
     assert set(scores["by_region"]) == {"silhouette band", "inside of it"}
 
 
+@pytest.mark.slow
+def test_a_bust_that_no_training_saw_is_predicted_as_well_as_ever(shared_data):
+    scores = printed(shared_data / "nefertiti_soft", "--engine", "torch", "--precision", "f32", "--views", 8)
+    assert scores["mean_deg"] < 12.5 and scores["mask_iou"] > 0.97
+    assert scores["disagreement_deg"] < 10.5
+
+
 def test_more_views_than_a_capture_has_are_refused(capture):
     done = CliRunner().invoke(app, ["evaluate", str(capture), "--views", "2,6"])
     assert isinstance(done.exception, HeadstreamError) and "--views: 6" in str(done.exception)
