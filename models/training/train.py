@@ -121,7 +121,7 @@ class Trainer:
         pool = Pool(config.data, self.device, config.pool_gb, self._seed, config.readers)
         self.team.share_weights(self.network)
         saved, validated = self.minutes, self.minutes
-        log = RunLog(config.out) if self.team.leads else None
+        log = RunLog(config.out, self.step) if self.team.leads else None
         recent = Recent()
         try:
             clock = time.monotonic()

@@ -1,4 +1,4 @@
-"""The shipped weights are as good as they were: bounds a little above what they reach, on scenes that no training saw."""
+"""Shipped weights are as good as they were on scenes that no training saw: bounds a little above what they reach."""
 
 from __future__ import annotations
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 from model_doubles import tiny_network, write_sets
+from typer.testing import CliRunner
 
+from launch.cli import app
 from models.network import Conv, Encoder
 from models.training.batch import Batch, make_batch, stack
 from models.training.config import load_config
 from models.training.dataset import list_sets, load_set
 from models.training.export import export, load_average
+from models.training.log import RunLog
 from models.training.pretrained import load_imagenet
 from models.training.start import calibrate
 from models.training.train import Average, Trainer, clip_gradients, train
@@ -101,6 +108,77 @@ def test_steps_lower_the_loss(tmp_path):
     trainer.minutes = 0.1
     losses = [float(trainer._step(batch)["loss"]) for _ in range(12)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_mixed_precision_learns_as_float32_does_and_keeps_its_weights_in_float32(tmp_path):
+    write_sets(tmp_path / "sets", 2)
+    batch = batch_of(tmp_path / "sets")
+    losses = {}
+    for more in ("bf16 = false", "bf16 = true"):
+        trainer = Trainer(load_config(write_config(tmp_path, minutes=5, more=more)), lambda _: None)
+        trainer.minutes = 0.1
+        losses[more] = [float(trainer._step(batch)["loss"]) for _ in range(12)]
+        assert {parameter.dtype for parameter in trainer.network.parameters()} == {torch.float32}
+        assert all(value.isfinite().all() for value in trainer.average.network.state_dict().values())
+    exact, mixed = losses.values()
+    assert mixed[0] == pytest.approx(exact[0], rel=0.02) and mixed[0] != exact[0]  # it did compute in bfloat16
+    assert np.mean(mixed[-3:]) < 0.8 * np.mean(mixed[:3])
+
+
+def test_what_a_killed_run_logged_after_its_checkpoint_is_forgotten(tmp_path):
+    log = RunLog(tmp_path)
+    for step in (20, 40, 60):
+        log.write("log", step, step / 100, {"loss": 1.0})
+    log.close()
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("80,0.8")  # cut off by the kill
+    log = RunLog(tmp_path, 45)
+    log.write("log", 60, 0.6, {"loss": 2.0})
+    log.close()
+    assert rows_of(tmp_path / "log.csv") == [(20, 1.0), (40, 1.0), (60, 2.0)]
+    (tmp_path / "log.csv").write_text("step,minu")  # not even its first line
+    log = RunLog(tmp_path, 45)
+    log.write("log", 60, 0.6, {"loss": 3.0})
+    log.close()
+    assert rows_of(tmp_path / "log.csv") == [(60, 3.0)]
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+
+
+def test_the_command_line_trains_and_refuses(tmp_path):
+    write_sets(tmp_path / "sets", 2)
+    config = write_config(tmp_path, minutes=0.02)
+    done = CliRunner().invoke(app, ["train", str(config)])
+    assert done.exit_code == 0 and "step" in done.output and (tmp_path / "run" / "checkpoint.pt").exists()
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "none.toml")])
+    assert isinstance(done.exception, HeadstreamError) and "none.toml" in str(done.exception)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_by_the_same_command_and_logs_no_step_twice(tmp_path):
+    write_sets(tmp_path / "sets", 2)
+    config = write_config(tmp_path, minutes=0.2, more="checkpoint_minutes = 0.05")
+    command = [sys.executable, "-m", "launch.cli", "train", str(config)]
+    checkpoint, log = tmp_path / "run" / "checkpoint.pt", tmp_path / "run" / "log.csv"
+    with subprocess.Popen(command) as run:
+        while True:
+            assert run.poll() is None, "it ended before it could be killed"
+            run.send_signal(signal.SIGSTOP)  # so that nothing happens between a look and the kill
+            if checkpoint.exists() and log.exists():
+                kept = torch.load(checkpoint, weights_only=True)["step"]
+                if rows_of(log) and rows_of(log)[-1][0] > kept:
+                    break
+            run.send_signal(signal.SIGCONT)
+            time.sleep(0.1)
+        run.kill()
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"resumed at step {kept}" in again.stdout
+    steps = [step for step, _ in rows_of(log)]
+    assert steps == list(range(20, steps[-1] + 1, 20)) and steps[-1] > kept
+    assert torch.load(checkpoint, weights_only=True)["minutes"] >= 0.2
 
 
 def test_the_rate_follows_the_clock(tmp_path):
