@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.synthetic.photography import Sensor, develop
+from models.synthetic.photography import Sensor, develop, through_jpeg
 
 PLAIN = Sensor((1.0, 1.0, 1.0), 1.0, 0.0, 0.0, 90, 0.6)
 
@@ -59,3 +59,14 @@ def test_cameras_of_a_rig_share_what_belongs_to_the_rig():
     assert one.saturation == other.saturation
     assert one.sharpen == other.sharpen
     assert one.gain != other.gain
+
+
+def test_jpeg_keeps_colours_and_costs_detail_by_quality():
+    image = picture(replace(PLAIN, noise=6.0)).astype(np.uint8)
+    lost = []
+    for quality in (50, 80, 95):
+        through = through_jpeg(image, quality)
+        assert through.shape == image.shape and through.dtype == np.uint8
+        np.testing.assert_allclose(through.mean((0, 1)), image.mean((0, 1)), atol=1.5)  # red stays red
+        lost.append(np.abs(through.astype(int) - image).mean())
+    assert lost[0] > lost[1] > lost[2] > 0

@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from geometry.align import rigid_motion
 from geometry.mesh import edges, face_normals
 from models.synthetic.bake import BakeSettings, render_frame
+from models.synthetic.heads import draw_expression
 from models.synthetic.performance import PERFORMANCES, perform
 from models.synthetic.scenes import turn
 from models.synthetic.shapes import hat, plinth, random_solid, sharpened
@@ -61,6 +62,26 @@ def test_expressions_move_their_own_side(subject):
     left, right = ((np.linalg.norm(sites.points - eye, axis=1) < 0.027) & sites.skin for eye in sites.eyes)
     assert moved[left].max() > 0.003
     assert moved[right].max() < 0.001
+
+
+def test_drawn_expressions_are_even_and_both_eyes_look_the_same_way():
+    names = set(topology().basis.action_labels)
+    rng = np.random.default_rng(2)
+    drawn = [draw_expression(rng) for _ in range(200)]
+    blinks, used = 0, set()
+    for actions in drawn:
+        assert set(actions) <= names and all(0 <= value <= 1 for value in actions.values())
+        assert actions["eyeLookOutLeft"] == actions["eyeLookInRight"]
+        assert min(actions["eyeLookOutLeft"], actions["eyeLookInLeft"]) == 0
+        assert min(actions["eyeLookUpLeft"], actions["eyeLookDownLeft"]) == 0
+        blinks += actions.get("eyeBlinkLeft") == actions.get("eyeBlinkRight") == 1.0
+        moved = {name for name, value in actions.items() if "eyeLook" not in name and value > 0.02}
+        used |= moved
+        for name in moved:
+            if name.endswith("Left"):
+                other = actions[name.removesuffix("Left") + "Right"]
+                assert 0.7 < actions[name] / other < 1.4, name
+    assert 10 < blinks < 80 and len(used) > 15
 
 
 def test_the_head_turns_and_the_chest_stays(subject):
