@@ -2,8 +2,9 @@
 
 A training set's random numbers start from two words, seed and index (``models.synthetic.training_sets``). A held-out
 scene's start from three, and the third is not zero: numpy fills missing words with zeros, so no seed and no index that
-training could be given starts the same stream. Subjects, hair, light, cameras, backgrounds and sensors are drawn from
-the same distributions as training's, never with the same values.
+training could be given starts the same stream. Subjects, hair, light, backgrounds and sensors are drawn from the same
+distributions as training's, never with the same values. Cameras are drawn by ``draw_rig``, which training's have grown
+beyond: scenes stay what they are, so that scores of two days compare.
 
 Scenes are rendered when first asked for and kept as files; the folder's name holds a digest of the generator's code, so
 a changed generator makes new ones.

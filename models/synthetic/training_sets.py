@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from models.synthetic.backdrop import Backdrop
-from models.synthetic.photography import Sensor, develop, draw_rig, exposure_for, through_jpeg
+from models.synthetic.photography import Sensor, develop, draw_cameras, exposure_for, through_jpeg
 from models.synthetic.render import Rendering, render
 from models.synthetic.scenes import draw_scene
 from models.workers import spread
@@ -31,7 +31,7 @@ def make_set(seed: int, index: int, views: int = 6, size: int = 256) -> dict[str
     """One multi-view set; the same numbers for the same arguments. Keys as the module says."""
     rng = np.random.default_rng([seed, index])
     scene = draw_scene(rng)
-    cameras = draw_rig(rng, scene.surface.vertices, views, size)
+    cameras = draw_cameras(rng, scene.surface.vertices, views, size)
     renderings = render(scene.surface, cameras, scene.lighting)
     masks = [rendering.mask for rendering in renderings]
     gain = exposure_for([rendering.light for rendering in renderings], masks)

@@ -14,6 +14,8 @@ from models.held_out import (
     regions_of,
     silhouette_band,
 )
+from models.synthetic.photography import draw_rig
+from models.synthetic.scenes import draw_scene
 from models.synthetic.subject import Subject
 from models.synthetic.topology import refine, smooth_normals, topology
 from models.synthetic.training_sets import make_set
@@ -43,6 +45,21 @@ def test_a_scene_repeats_itself_and_its_truth_hangs_together(scene):
     assert ((scene.region > 0) == scene.mask).all() if scene.kind == "person" else not scene.region.any()
     part = scene.first(2)
     assert part.image.shape[0] == len(part.cameras) == len(part.K) == 2 and part.kind == scene.kind
+
+
+def test_scenes_are_those_that_earlier_weights_were_scored_on(scene):
+    """Whatever the training sets' generator learns: numbers of two days compare only on the same scenes."""
+    assert (scene.kind, scene.backdrop) == ("person", "black")
+    np.testing.assert_allclose(scene.K[:, 0, 0], [77.9304, 90.311738, 77.141761], rtol=1e-5)
+    eyes = -np.einsum("vji,vj->vi", scene.R, scene.t)
+    known = [[-0.624524, -0.079588, -0.143113], [-0.426789, -0.221272, 0.50465], [0.010997, -0.259336, 0.559767]]
+    np.testing.assert_allclose(eyes, known, atol=2e-6)
+    np.testing.assert_allclose(scene.image.mean((1, 2, 3)), [50.2609, 53.4643, 61.5866], atol=0.3)
+    rng = np.random.default_rng([0, 6, HELD_OUT])
+    drawn = draw_scene(rng)
+    cameras = draw_rig(rng, drawn.surface.vertices, 10, 256)
+    assert drawn.kind == "skull"
+    np.testing.assert_allclose([c.K[0, 0] for c in cameras[:3]], [1265.657134, 1013.717769, 1388.385732], rtol=1e-5)
 
 
 def test_files_are_made_once_and_read_back(tmp_path, scene, monkeypatch):

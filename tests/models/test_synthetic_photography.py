@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from models.synthetic.photography import Sensor, develop, through_jpeg
+from models.synthetic.photography import Sensor, develop, draw_cameras, through_jpeg
 
 PLAIN = Sensor((1.0, 1.0, 1.0), 1.0, 0.0, 0.0, 90, 0.6)
 
@@ -70,3 +70,30 @@ def test_jpeg_keeps_colours_and_costs_detail_by_quality():
         np.testing.assert_allclose(through.mean((0, 1)), image.mean((0, 1)), atol=1.5)  # red stays red
         lost.append(np.abs(through.astype(int) - image).mean())
     assert lost[0] > lost[1] > lost[2] > 0
+
+
+def test_training_cameras_come_near_and_far_with_short_and_long_lenses_and_keep_clear_of_the_subject():
+    rng = np.random.default_rng(3)
+    head = rng.normal(size=(2000, 3)) * [0.03, 0.045, 0.04]
+    head = np.vstack([head, rng.uniform([-0.2, -0.27, -0.1], [0.2, -0.16, 0.1], (500, 3))])  # and shoulders
+    away, lens, uneven, spread = [], [], [], []
+    for _ in range(300):
+        cameras = draw_cameras(rng, head, 6, 128)
+        assert len({camera.name for camera in cameras}) == 6
+        own = np.array([np.linalg.norm(camera.center - [0, -0.02, 0]) for camera in cameras])
+        away.append(own)
+        lens.append([36 * camera.K[0, 0] / 128 for camera in cameras])
+        uneven.append(own.max() / own.min())
+        for camera in cameras:
+            at = head @ camera.R.T + camera.t
+            assert at[:, 2].min() > 0.12  # nothing is behind a camera, or in its lens
+            pixels = at @ camera.K.T
+            inside = ((pixels[:, :2] > 0) & (pixels[:, :2] < 128 * pixels[:, 2:])).all(1)
+            spread.append(inside.mean())
+    away, lens = np.concatenate(away), np.concatenate(lens)
+    assert away.min() < 0.34 and away.max() > 1.9 and ((away > 0.25) & (away < 2.6)).all()
+    assert lens.min() == pytest.approx(20, abs=1.5) and lens.max() > 135
+    assert ((lens > 20 - 1e-6) & (lens < 35)).mean() > 0.05
+    independent = np.mean(np.array(uneven) > 1.8)  # distances that no rig has
+    assert 0.1 < independent < 0.25
+    assert np.median(spread) > 0.6 and np.quantile(spread, 0.02) > 0.05
