@@ -31,6 +31,7 @@ _VOTERS = 6  # with this many views or more, one may be overruled
 _STRIDE = 4  # pixels of the maps in which coverage is counted
 _WELL_INSIDE = 6.0  # pixels
 _BRIDGES = (1.5, 3.0, 5.0)  # cells: radii of what tunnels must let pass to stay, tried one after the other
+_STRUT = 1.0  # cells: radius of what a solid may be thinner than to be cut where a tunnel is left
 
 
 def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 128) -> Mesh:
@@ -142,6 +143,9 @@ def closed_surface(field: np.ndarray, low: np.ndarray, step: float) -> Mesh:
             break
         field = np.where(_plugs(solid, radius), 2 * step, field)
         mesh, solid = _zero_level(field, step)
+    if tunnels(mesh):
+        field = np.where(_struts(solid, _STRUT), -2 * step, field)
+        mesh, solid = _zero_level(field, step)
     return Mesh(mesh.vertices + low - 2 * step, mesh.faces)
 
 
@@ -175,15 +179,27 @@ def _plugs(solid: np.ndarray, radius: float) -> np.ndarray:
     is done to them. Clefts that are no tunnels stay open.
     """
     grown = ndimage.distance_transform_edt(~solid) <= radius
-    label, _ = ndimage.label((ndimage.distance_transform_edt(grown) > radius) & ~solid, np.ones((3, 3, 3)))
-    plugs = np.zeros_like(solid)
+    return _that_end_tunnels((ndimage.distance_transform_edt(grown) > radius) & ~solid, solid)
+
+
+def _struts(solid: np.ndarray, radius: float) -> np.ndarray:
+    """Cells (X, Y, Z) to take away so that tunnels are opened where all that is beyond them is thinner than a ball of
+    this radius (cells), such as the lip of a torn rim: too thin for a mesh to lie around."""
+    thinned = ndimage.distance_transform_edt(solid) > radius
+    return _that_end_tunnels(solid & (ndimage.distance_transform_edt(~thinned) > radius), solid)
+
+
+def _that_end_tunnels(cells: np.ndarray, solid: np.ndarray) -> np.ndarray:
+    """Those of the connected pieces of cells (X, Y, Z) bool that, filled or emptied, leave a solid fewer tunnels."""
+    label, _ = ndimage.label(cells, np.ones((3, 3, 3)))
+    chosen = np.zeros_like(solid)
     for number, box in enumerate(ndimage.find_objects(label), 1):
         around = tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)
-        plug = label[around] == number
+        piece, before = label[around] == number, solid[around]
         # Cells that meet at an edge alone may or may not be joined by the mesh: a tunnel counts either way.
-        if any(euler_number(solid[around] | plug, n) > euler_number(solid[around], n) for n in (1, 3)):
-            plugs[around] |= plug
-    return plugs
+        if any(euler_number(before ^ piece, n) > euler_number(before, n) for n in (1, 3)):
+            chosen[around] |= piece
+    return chosen
 
 
 def _largest_piece(mesh: Mesh) -> Mesh:

@@ -247,6 +247,19 @@ def test_a_wall_that_smoothing_would_pierce_is_no_tunnel():
     assert tunnels(mesh) == 0
 
 
+@pytest.mark.parametrize(("thickness", "left"), [(1.3, 0), (3.0, 1)])
+def test_a_strut_too_thin_for_a_mesh_is_cut_where_it_closes_a_wide_tunnel(thickness, left):
+    """A handle on a block, with room for a ball of six cells: nothing there is to be plugged."""
+    x, y, z = np.mgrid[:60, :30, :50].astype(np.float32)
+    block = np.minimum(np.minimum(26 - np.abs(x - 29.5), 10 - np.abs(y - 14.5)), 8 - np.abs(z - 9.5))
+    handle = thickness - np.hypot(np.hypot(x - 29.5, z - 17) - 17, y - 14.5)
+    mesh = closed_surface(np.maximum(block, handle), np.zeros(3), 1.0)
+    assert is_closed_manifold(mesh.faces)
+    assert tunnels(mesh) == left
+    alone = closed_surface(block, np.zeros(3), 1.0)
+    assert np.percentile(SurfaceIndex(mesh).distances(alone.vertices), 95) < 0.5  # and the block is as it was
+
+
 def test_a_cleft_beside_a_tunnel_stays_open():
     inside = np.array([[19.5, 28.0, 13.0]])
     mesh = closed_surface(slab(2.0, cleft=4), np.zeros(3), 1.0)
