@@ -58,8 +58,9 @@ fi
 
 part compile 40 "$python" benchmarks/gpu/compile_kernels.py "${compiled[@]}"
 part tests 100 env NUMBA_NUM_THREADS=2 "$python" -m pytest "${workers[@]}" -q --durations=10 -p no:cacheprovider \
-    -k "((test_engines and (torch or tensorrt)) or test_static or test_sight or test_lane or $on or nvdiffrast) and not $off and not openvino" \
+    -k "((test_engines and (torch or tensorrt)) or test_static or test_sight or test_lane or test_device or $on or nvdiffrast) and not $off and not openvino" \
     tests/models/test_engines.py tests/models/test_static.py tests/geometry/test_rasterize.py tests/geometry/test_lane.py \
+    tests/geometry/test_device.py \
     tests/fusion_server/test_surface_kernels.py tests/fusion_server/test_surface_frame.py \
     tests/fusion_server/test_surface_skin_frame.py \
     tests/fusion_server/test_sight.py tests/fusion_server/test_sight_order.py

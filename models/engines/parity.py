@@ -15,9 +15,9 @@ from protocol.calibration import Camera
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an engine is from PyTorch in float32 with the same weights; degrees over the ball, and of the mask."""
+    """How far an engine is from PyTorch on the CPU, in float32 and with the same weights."""
 
-    mean_deg: float
+    mean_deg: float  # over the ball
     mask: float  # mean difference of the probability
 
 
@@ -52,10 +52,10 @@ def lit_ball(cameras: list[Camera], radius: float = 0.18) -> tuple[np.ndarray, n
 
 
 def parity(engine: NormalEngine, weights: str | Path | None = None) -> Parity:
-    """Compare an engine with the ``torch`` engine in float32 and the same weights."""
+    """Compare an engine with the ``torch`` engine on the CPU, in float32 and with the same weights."""
     cameras = ring(engine.views, engine.size)
     images, mask = lit_ball(cameras)
-    exact = make_engine("torch", weights=weights, views=engine.views, size=engine.size, precision="f32")
+    exact = make_engine("torch", weights=weights, views=engine.views, size=engine.size, precision="f32", device="cpu")
     ours, reference = engine.predict(images, cameras), exact.predict(images, cameras)
     error = normal_errors(ours.normal, reference.normal, mask)
     return Parity(error.mean, float(np.abs(ours.mask - reference.mask).mean()))

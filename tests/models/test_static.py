@@ -40,8 +40,8 @@ def moment(scene):
 
 
 def test_fixed_buffers_change_nothing(weights, scene):
-    plain = TorchEngine(weights, VIEWS, SIZE, "f32", 1)
-    fixed = TorchEngine(weights, VIEWS, SIZE, "f32", 1, static=True)
+    plain = TorchEngine(weights, VIEWS, SIZE, "f32", 1, device="cpu")
+    fixed = TorchEngine(weights, VIEWS, SIZE, "f32", 1, device="cpu", static=True)
     for images in (scene[0], 255 - scene[0], scene[0]):
         for one, other in zip(
             vars(plain.predict(images, scene[1])).values(),
@@ -103,7 +103,7 @@ def test_an_engine_lends_its_buffer_to_who_makes_the_pictures(weights, scene):
 
 def test_maps_on_the_device_are_those_that_are_fetched(weights, scene):
     engine = TorchEngine(weights, VIEWS, SIZE, "f32", 1, static=True)
-    there = [value.numpy().copy() for value in engine.predict_on_device(*scene)]
+    there = [value.cpu().numpy().copy() for value in engine.predict_on_device(*scene)]
     for one, other in zip(there, vars(engine.predict(*scene)).values(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert engine.milliseconds() == {} or set(engine.milliseconds()) == {"upload", "network", "download"}
