@@ -8,6 +8,9 @@ by TurboJPEG into pinned memory; `nvjpeg` decodes there, too; `cpu` does everyth
 JPEGs are in memory when it is put into the pipeline, and its latency counts from then; rate 0 puts a set as soon as the
 one before was decoded. The keyframe is made first and not counted. Stages of a device are CUDA's times, the others the
 wall's. --device cpu emulates the kernels: its times say nothing about a GPU.
+
+First comes what a window that moves costs the host in a set, with `device` and `nvjpeg`: weights for the kernel that
+cuts, and the cameras' rays for the network. It needs no GPU; --frames 0 prints no more than that.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,16 +28,21 @@ import torch
 
 from benchmarks._machine import machine, peak_memory_gb
 from fusion_server.decode import make_decoder
+from fusion_server.framing import Window
+from fusion_server.memory import keep_freed_memory
 from fusion_server.pipeline import Pipeline, Result
 from fusion_server.reconstruct import make_reconstructor
+from fusion_server.sight.device import Weights
+from fusion_server.surface.photometric import fine_size
 from fusion_server.synchronize import FrameSet
 from geometry.cameras import without_distortion
 from geometry.measure import SurfaceIndex, sample_surface
 from geometry.mesh import Mesh, read_ply
 from geometry.rasterize import make_rasterizer
 from geometry.visibility import seen_part
+from models.rays import RaysByCamera, stack_cameras
 from models.synthetic.bake import bake_capture
-from protocol.calibration import Calibration
+from protocol.calibration import Calibration, Camera
 from protocol.capture_folder import CaptureFolder
 from protocol.errors import HeadstreamError
 from protocol.messages import Frame, FrameHeader
@@ -176,6 +184,31 @@ def _until(done: Callable[[], bool], pipeline: Pipeline, faults: list[str]) -> N
         time.sleep(1e-3)
 
 
+def moved(cameras: Sequence[Camera], size: int) -> dict[str, tuple[float, float]]:
+    """Milliseconds on the host, fastest of nine, when one window moves and when all do: weights, rays.
+
+    Windows are of three quarters of the picture's smaller side, and move by a pixel.
+    """
+    fine, pinholes = fine_size(size), {camera.name: without_distortion(camera) for camera in cameras}
+    found = {}
+    for name, moving in (("one moves", [cameras[0].name]), ("all move", list(pinholes))):
+        weights, rays = Weights(pinholes, fine), RaysByCamera(size, size, 2 * len(cameras))
+        times = []
+        for turn in range(10):
+            windows = {}
+            for camera in cameras:
+                side, shift = 0.75 * min(camera.width, camera.height), float(turn) if camera.name in moving else 0.0
+                windows[camera.name] = Window(0.1 * camera.width + shift, 0.1 * camera.height, side)
+            stacked = stack_cameras([window.camera(pinholes[name], size) for name, window in windows.items()])
+            begin = time.perf_counter()
+            weights.of(windows)
+            between = time.perf_counter()
+            rays.pinhole_inputs(*stacked)
+            times.append((1e3 * (between - begin), 1e3 * (time.perf_counter() - between)))
+        found[name] = tuple(np.min(times[1:], axis=0))
+    return found
+
+
 def opened(options: argparse.Namespace) -> CaptureFolder:
     """The capture, baked where it is not there."""
     if not options.capture.exists():
@@ -202,7 +235,7 @@ def main() -> None:
     parser.add_argument("capture", type=Path)
     parser.add_argument("--ways", default="host,device,nvjpeg")
     parser.add_argument("--fps", default="30,60,0")
-    parser.add_argument("--frames", type=int, default=60, help="sets a run, the keyframe's included")
+    parser.add_argument("--frames", type=int, default=60, help="sets a run, the keyframe's included; 0: none")
     parser.add_argument("--cpu-frames", type=int, default=0, help="of a run on the CPU before the others; 0: none")
     parser.add_argument("--engine", default="torch")
     parser.add_argument("--precision", default="")
@@ -220,9 +253,16 @@ def main() -> None:
     options = parser.parse_args()
     print(machine())
     capture = opened(options)
+    keep_freed_memory()  # as the server does
+    host_ms = moved(capture.calibration.cameras, options.size)
+    for what, (weights, rays) in host_ms.items():
+        print(
+            f"of {len(capture.calibration.names)} windows {what}: weights {weights:.1f}, rays {rays:.1f} ms of the host"
+        )
     sets = read(capture, capture.calibration, options.frames)
     plan = [("cpu", 0.0)] if options.cpu_frames else []
-    plan += [(way, float(fps)) for way in options.ways.split(",") for fps in options.fps.split(",")]
+    if options.frames:
+        plan += [(way, float(fps)) for way in options.ways.split(",") for fps in options.fps.split(",")]
     rows: list[Way] = []
     reference: list[Result] = []
     for way, fps in plan:
@@ -246,6 +286,7 @@ def main() -> None:
         print("  " + ", ".join(f"{stage} {value:.2f}" for stage, value in row.stages_ms.items()) + " ms", flush=True)
     if options.json:
         report = {"machine": machine(), "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
+        report |= {"moved_windows_ms": host_ms}
         options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

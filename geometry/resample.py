@@ -39,7 +39,8 @@ def window_taps(x0: float, y0: float, side: float, size: int, width: int, height
 
 def area_taps(count: int, size: int) -> Taps:
     """An axis of ``cv2.resize(..., INTER_AREA)`` from ``count`` pixels to ``size``, not more."""
-    return _packed(_averages(count, size, count / size))
+    averages = _averages(count, size, count / size)
+    return Taps(averages.first.astype(np.int32), averages.weight.astype(np.float32))
 
 
 def lens_table(camera: Camera) -> tuple[np.ndarray, np.ndarray] | None:
@@ -53,43 +54,51 @@ def lens_table(camera: Camera) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _axis(fixed: np.ndarray, count: int, shrink: float) -> Taps:
     """Bilinear places, in 1/_FIXED pixel, on an axis of ``count`` pixels that was shrunk by averages first."""
-    averages = _averages(count, round(count * shrink), 1 / shrink) if shrink < 1 else None
-    kept = count if averages is None else len(averages)
     places = np.floor(fixed * (PARTS / _FIXED) + 0.5) / PARTS
     below = np.floor(places).astype(int)
-    rows: list[dict[int, float]] = []
-    for place, low in zip(places, below, strict=True):
-        row: dict[int, float] = {}
-        for at, weight in ((low, 1 - (place - low)), (low + 1, place - low)):
-            if weight and 0 <= at < kept:
-                for pixel, share in (averages[at] if averages is not None else {at: 1.0}).items():
-                    row[pixel] = row.get(pixel, 0.0) + weight * share
-        rows.append(row)
-    return _packed(rows)
+    beyond = places - below
+    if shrink < 1:
+        averages = _averages(count, round(count * shrink), 1 / shrink)
+    else:
+        averages = _Averages(np.arange(count), np.ones(count, int), np.ones((count, 1)))
+    kept = len(averages.first)
+    sides = [(below, 1 - beyond), (below + 1, beyond)]
+    used = [(weight != 0) & (at >= 0) & (at < kept) for at, weight in sides]
+    cells = [np.where(use, at, 0) for (at, _), use in zip(sides, used, strict=True)]
+    first = [np.where(use, averages.first[at], count) for at, use in zip(cells, used, strict=True)]
+    start = np.minimum(*first)
+    start[start == count] = 0  # black
+    ends = [np.where(use, averages.first[at] + averages.count[at], 1) for at, use in zip(cells, used, strict=True)]
+    taps = max(int((np.maximum(*ends) - start).max()), 1)
+    spread = np.arange(averages.weight.shape[1])
+    sums = np.zeros((len(start), taps + len(spread)))  # an average's unused room may reach beyond the taps
+    for (_, weight), use, at in zip(sides, used, cells, strict=True):
+        rows = np.flatnonzero(use)
+        columns = (averages.first[at] - start)[rows, None] + spread
+        sums[rows[:, None], columns] += weight[rows, None] * averages.weight[at[rows]]
+    return Taps(start.astype(np.int32), sums[:, :taps].astype(np.float32))
 
 
-def _averages(count: int, size: int, scale: float) -> list[dict[int, float]]:
+class _Averages(NamedTuple):
+    """Output n is the sum over k of weight[n, k] times input first[n] + k, of which the first count[n] are not 0."""
+
+    first: np.ndarray  # N
+    count: np.ndarray  # N
+    weight: np.ndarray  # N,T float64
+
+
+def _averages(count: int, size: int, scale: float) -> _Averages:
     """What OpenCV's INTER_AREA averages for each of ``size`` outputs that cover ``scale`` pixels of ``count`` each."""
-    rows = []
-    for n in range(size):
-        low, high = n * scale, (n + 1) * scale
-        cell = min(scale, count - low)
-        last = min(int(np.floor(high)), count - 1)
-        begin = min(int(np.ceil(low)), last)
-        row = {pixel: 1 / cell for pixel in range(begin, last)}
-        if begin - low > _LITTLE:
-            row[begin - 1] = (begin - low) / cell
-        if high - last > _LITTLE:
-            row[last] = min(high - last, 1.0, cell) / cell
-        rows.append(row)
-    return rows
-
-
-def _packed(rows: list[dict[int, float]]) -> Taps:
-    start = np.array([min(row, default=0) for row in rows], np.int32)
-    taps = max((max(row) - min(row) + 1 for row in rows if row), default=1)
-    weight = np.zeros((len(rows), taps), np.float32)
-    for n, row in enumerate(rows):
-        for pixel, share in row.items():
-            weight[n, pixel - start[n]] = share
-    return Taps(start, weight)
+    n = np.arange(size)
+    low, high = n * scale, (n + 1) * scale
+    cell = np.minimum(scale, count - low)
+    last = np.minimum(np.floor(high), count - 1).astype(int)
+    begin = np.minimum(np.ceil(low), last).astype(int)
+    first = begin - (begin - low > _LITTLE)
+    end = last + (high - last > _LITTLE)
+    pixel = first[:, None] + np.arange(int((end - first).max()))
+    weight = np.where((begin[:, None] <= pixel) & (pixel < last[:, None]), 1 / cell[:, None], 0.0)
+    weight += np.where(pixel < begin[:, None], ((begin - low) / cell)[:, None], 0.0)
+    part = np.minimum(np.minimum(high - last, 1.0), cell) / cell
+    weight += np.where((pixel == last[:, None]) & (pixel < end[:, None]), part[:, None], 0.0)
+    return _Averages(first, end - first, weight)

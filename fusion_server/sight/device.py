@@ -69,6 +69,31 @@ class Staging:
         return {name: buffer.numpy() for name, buffer in self.turn.host.items()}
 
 
+class Weights:
+    """Which pixels windows average, as the kernel reads it; of a window that moves it is made anew."""
+
+    def __init__(self, cameras: Mapping[str, Camera], fine: int) -> None:
+        """cameras: without distortion, by name; fine: the side of a window's picture, F."""
+        self._cameras, self._fine = cameras, fine
+        self._axes: dict[str, tuple[Window, tuple[Taps, Taps]]] = {}  # of each camera's last window
+
+    def of(self, windows: Mapping[str, Window]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sizes (V, 2) and starts (V * 2, F) int32 and weights (V * 2, F, T) float32, columns before rows."""
+        axes: list[Taps] = []
+        for name, window in windows.items():
+            held = self._axes.get(name)
+            if held is None or held[0] != window:
+                width, height = self._cameras[name].width, self._cameras[name].height
+                held = window, window_taps(window.x0, window.y0, window.side, self._fine, width, height)
+                self._axes[name] = held
+            axes += held[1]
+        weights = np.zeros((len(axes), self._fine, max(axis.weight.shape[1] for axis in axes)), np.float32)
+        for n, axis in enumerate(axes):
+            weights[n, :, : axis.weight.shape[1]] = axis.weight
+        sizes = np.array([(self._cameras[name].width, self._cameras[name].height) for name in windows], np.int32)
+        return sizes, np.stack([axis.start for axis in axes]), weights
+
+
 @dataclass
 class _Taken:
     pictures: dict[str, Tensor]  # H,W,3 uint8 on the device
@@ -95,8 +120,9 @@ class DeviceSight:
         self.upload = Lane(device)  # what pictures come by
         self._lenses = {name: self._lens(camera) for name, camera in cameras.items()}
         self._shrink = self._resident(area_taps(self.fine, self.size))
+        self._weights = Weights(self._pinhole, self.fine)
         self._windows: tuple[Any, ...] = ()  # whose weights are on the device
-        self._weights: tuple[Tensor, ...] = ()
+        self._on_device: tuple[Tensor, ...] = ()
         self._handed: Mark | None = None  # the last set
 
     @property
@@ -181,24 +207,12 @@ class DeviceSight:
         return fine, images
 
     def _taps(self, windows: Mapping[str, Window]) -> tuple[Tensor, ...]:
-        """Sizes (V, 2), starts (V, 2, F) and weights (V, 2, F, T) of these windows; made when one of them moves."""
+        """``Weights`` of these windows on the device; copied there when one of them moves."""
         key = tuple(windows.items())
         if key != self._windows:
-            axes = [
-                axis
-                for name, w in windows.items()
-                for axis in window_taps(
-                    w.x0, w.y0, w.side, self.fine, self._pinhole[name].width, self._pinhole[name].height
-                )
-            ]
-            weights = np.zeros((len(axes), self.fine, max(axis.weight.shape[1] for axis in axes)), np.float32)
-            for n, axis in enumerate(axes):
-                weights[n, :, : axis.weight.shape[1]] = axis.weight
-            sizes = np.array([(self._pinhole[name].width, self._pinhole[name].height) for name in windows], np.int32)
-            starts = np.stack([axis.start for axis in axes])
-            self._weights = tuple(self._small(array) for array in (sizes, starts, weights))
+            self._on_device = tuple(self._small(array) for array in self._weights.of(windows))
             self._windows = key
-        return self._weights
+        return self._on_device
 
     def _small(self, array: np.ndarray) -> Tensor:
         """Some kilobytes on the device, in this lane. Pinned first: else the host would wait for all before it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.rays import STRIDE, CameraInputs, PinholeInputs, camera_inputs, stack_cameras
+from models.rays import STRIDE, CameraInputs, PinholeInputs, RaysByCamera, stack_cameras
 from protocol.calibration import Camera
 from protocol.errors import HeadstreamError
 
@@ -42,6 +42,7 @@ class NormalEngine(ABC):
         self.check_shape(views, size)
         self.views, self.size = views, size
         self._rigs: OrderedDict[bytes, Any] = OrderedDict()
+        self._rays = RaysByCamera(size, size, 2 * views)
 
     @staticmethod
     def check_shape(views: int, size: int) -> None:
@@ -71,8 +72,7 @@ class NormalEngine(ABC):
         inputs = self._camera_inputs(cameras)
         if count == self.views:
             return self._run(images, inputs)
-        filled = np.arange(self.views) % count
-        whole = self._run(images[filled], self._repeated(inputs, filled))
+        whole = self._run(images[self._filled(count)], inputs)
         return NormalPrediction(whole.normal[:count], whole.confidence[:count], whole.mask[:count])
 
     def _check(self, images: Any, cameras: Sequence[Camera]) -> int:
@@ -89,19 +89,22 @@ class NormalEngine(ABC):
 
     def _prepare_cameras(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> CameraInputs | PinholeInputs:
         """What ``_run`` is given of the cameras; every array has a row a view."""
-        return camera_inputs(K, R, t, self.size, self.size)
+        return self._rays.camera_inputs(K, R, t)
 
-    @staticmethod
-    def _repeated(inputs: Any, filled: np.ndarray) -> Any:
-        """Camera inputs of views that stand in for those that are missing."""
-        return type(inputs)(*(array[filled] for array in inputs))
+    def _filled(self, count: int) -> np.ndarray:
+        """Which of ``count`` views stands in each place: those that are missing are stood in for."""
+        return np.arange(self.views) % count
 
     def _camera_inputs(self, cameras: Sequence[Camera]) -> Any:
-        """The cameras' part of the input, kept for rigs seen before: cameras rarely move between frames."""
+        """The cameras' part of the input for ``views`` views, kept for rigs seen before: cameras rarely move between
+        frames."""
         K, R, t = stack_cameras(cameras)
         key = K.tobytes() + R.tobytes() + t.tobytes()
         if key not in self._rigs:
-            self._rigs[key] = self._prepare_cameras(K, R, t)
+            inputs = self._prepare_cameras(K, R, t)
+            if len(cameras) < self.views:
+                inputs = type(inputs)(*(array[self._filled(len(cameras))] for array in inputs))
+            self._rigs[key] = inputs
             if len(self._rigs) > _REMEMBERED_RIGS:
                 self._rigs.popitem(last=False)
         self._rigs.move_to_end(key)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from geometry.device import compute_device
 from models.engines.base import EngineUnavailable, NormalEngine, NormalPrediction
-from models.rays import PinholeInputs, pinhole_inputs
+from models.rays import PinholeInputs
 from protocol.calibration import Camera
 from protocol.errors import HeadstreamError
 
@@ -199,6 +199,7 @@ class StaticEngine(NormalEngine):
     def __init__(self, views: int, size: int) -> None:
         super().__init__(views, size)
         self._busy = threading.Lock()
+        self._on_device: dict[int, Tensor] = {}  # which view stands in each place, by their number
 
     def predict_on_device(self, images: np.ndarray | Tensor, cameras: Sequence[Camera]) -> tuple[Tensor, ...]:
         """As ``predict``, but maps stay on the device, and pictures may be there already: see ``StaticNetwork.run``.
@@ -208,8 +209,7 @@ class StaticEngine(NormalEngine):
         count = self._check(images, cameras)
         inputs = self._camera_inputs(cameras)
         if count < self.views:
-            filled = np.arange(self.views) % count
-            images, inputs = images[filled], self._repeated(inputs, filled)
+            images = images[self._places(count) if isinstance(images, Tensor) else self._filled(count)]
         with self._busy, torch.inference_mode():
             return tuple(output[:count] for output in self._static.run(images, inputs))
 
@@ -226,7 +226,13 @@ class StaticEngine(NormalEngine):
     def _prepare_cameras(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> Any:
         if self._static is None:
             return super()._prepare_cameras(K, R, t)
-        return pinhole_inputs(K, R, t, self.size, self.size)
+        return self._rays.pinhole_inputs(K, R, t)
+
+    def _places(self, count: int) -> Tensor:
+        """As ``_filled``, where the maps are: an index from the host is waited for."""
+        if count not in self._on_device:
+            self._on_device[count] = torch.arange(self.views, device=self.device) % count
+        return self._on_device[count]
 
     def milliseconds(self) -> dict[str, float]:
         """Where the last ``predict`` spent its time on the GPU; empty without one."""

@@ -22,8 +22,10 @@ from fusion_server.sight.device import DeviceSight
 from fusion_server.sight.resident import ResidentView
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.cuda import CudaKernels
+from fusion_server.surface.cuda.handed import handed_on
 from fusion_server.surface.kernels import CPU
 from fusion_server.surface.observation import observe
+from geometry.device import Lane
 from geometry.rasterize.cpu import CpuRasterizer
 from geometry.rasterize.cuda import CudaRasterizer
 from launch.checkpoint import _ROOMS
@@ -223,16 +225,21 @@ def test_a_checksum_knows_every_pixel():
 
 
 def test_windows_that_stand_still_are_prepared_once(monkeypatch):
-    cameras = [camera("a", LENSES["straight"])]
+    """And when one moves, it alone is prepared."""
+    cameras = [camera(name, LENSES["straight"]) for name in "abc"]
     _, there = both(cameras, "cpu")
-    made = []
+    images, made = noise(cameras), []  # windows prepared, set by set
     from fusion_server.sight import device as module
 
     taps = module.window_taps
-    monkeypatch.setattr(module, "window_taps", lambda *a: (made.append(a[:3]), taps(*a))[1])
-    for x in (40, 40, 40, 41, 41):
-        there.look(there.take(noise(cameras)), {"a": Window(x, 20, 200)})
-    assert made == [(40, 20, 200), (41, 20, 200)]
+    monkeypatch.setattr(module, "window_taps", lambda *a: (made[-1].append(a[:3]), taps(*a))[1])
+    for second in ((40, 20, 200), (40, 20, 200), (41, 20, 200), (41, 20, 200), (-200, -240, 720)):
+        made.append([])
+        windows = {"a": Window(20, 20, 200), "b": Window(*second), "c": Window(60, 20, 180)}
+        seen = there.look(there.take(images), windows)
+    assert made == [[(20, 20, 200), (40, 20, 200), (60, 20, 180)], [], [(41, 20, 200)], [], [(-200, -240, 720)]]
+    _, fresh = both(cameras, "cpu")
+    np.testing.assert_array_equal(seen.images, fresh.look(fresh.take(images), windows).images)
 
 
 def jpeg(image: np.ndarray) -> bytes:
@@ -311,6 +318,27 @@ def test_the_surface_takes_maps_and_pictures_where_they_lie(device):
     np.testing.assert_array_equal(left_out.normal.cpu().numpy(), theirs.normal[1:])
     maps = kernels._of(ours)
     assert maps["normal"].data_ptr() == handed["normal"].data_ptr()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_camera_that_is_left_out_is_left_out_on_the_device(device, monkeypatch):
+    """By an index that is there: the host waits for each one that it sends."""
+    cameras = [camera(name, LENSES["straight"]) for name in "abc"]
+    _, there = both(cameras, device)
+    seen = there.look(there.take(noise(cameras)), {c.name: Window(40, 20, 200) for c in cameras})
+    views, lane, sent = seen.views(list(seen.cameras), [None] * 3), Lane(there.device), []
+    pick, tensor = torch.Tensor.__getitem__, torch.tensor
+    monkeypatch.setattr(
+        torch.Tensor, "__getitem__", lambda t, at: (sent.append(at) if isinstance(at, list) else None, pick(t, at))[1]
+    )
+    monkeypatch.setattr(torch, "tensor", lambda data, **k: (sent.append(data), tensor(data, **k))[1])
+    handed_on((views[2], views[0]), lane)
+    sent.clear()
+    for chosen in ((views[2], views[0]), views):
+        for name, part in handed_on(chosen, lane).items():
+            expected = seen.handed.host(name)[[view.index for view in chosen]]
+            np.testing.assert_array_equal(part.cpu().numpy(), expected)
+    assert not sent
 
 
 @like_opencv

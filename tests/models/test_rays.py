@@ -7,9 +7,19 @@ import pytest
 import torch
 from model_doubles import ball_depth, ring
 
+import models.rays
 from geometry.cameras import pixel_rays, project
 from models.network import _points
-from models.rays import CameraInputs, camera_inputs, depth_along, ray_frames, rig_frame, stack_cameras
+from models.rays import (
+    CameraInputs,
+    RaysByCamera,
+    camera_inputs,
+    depth_along,
+    pinhole_inputs,
+    ray_frames,
+    rig_frame,
+    stack_cameras,
+)
 
 SIZE = 64
 
@@ -23,6 +33,25 @@ def test_directions_are_the_pixels_rays():
     direction = inputs(cameras).direction
     for i, camera in enumerate(cameras):
         np.testing.assert_allclose(direction[i], pixel_rays(camera), atol=1e-6)
+
+
+def test_of_a_rig_in_which_one_camera_moves_the_others_rays_are_kept(monkeypatch):
+    """And the result is to the last bit what it is without, also when a view is gone, or back as it was."""
+    cameras = ring(4, SIZE)
+    K = cameras[2].K.copy()
+    K[:2, 2] += 5.5, -3.25
+    moved = [*cameras[:2], replace(cameras[2], K=K), cameras[3]]
+    kept, made = RaysByCamera(SIZE, SIZE, 8), []
+    once = models.rays.own_rays
+    monkeypatch.setattr(models.rays, "own_rays", lambda *a: (made.append(a[0].shape), once(*a))[1])
+    for rig, new in ((cameras, 4), (cameras, 0), (moved, 1), (moved[1:], 0), (cameras, 0)):
+        made.clear()
+        ours = kept.camera_inputs(*stack_cameras(rig)), kept.pinhole_inputs(*stack_cameras(rig))
+        assert len(made) == new
+        for one, function in zip(ours, (camera_inputs, pinhole_inputs), strict=True):
+            for array, other in zip(one, function(*stack_cameras(rig), SIZE, SIZE), strict=True):
+                assert array.dtype == np.float32
+                np.testing.assert_array_equal(array, other)
 
 
 def test_rig_frame_is_where_the_cameras_look():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from model_doubles import ball, ring, tiny_network
+from torch import Tensor
 
 from models.engines.static import StaticNetwork, write_directions
 from models.engines.torch import TorchEngine
@@ -111,6 +112,25 @@ def test_maps_on_the_device_are_those_that_are_fetched(weights, scene):
         plain = TorchEngine(weights, VIEWS, SIZE, "f32", 1)
         plain._static = None  # as on a CPU
         plain.predict_on_device(*scene)
+
+
+def test_a_camera_that_is_missing_costs_no_upload_set_by_set(weights, scene, monkeypatch):
+    """Neither of the others' cameras, once they are there, nor of which picture stands in for which: that is waited
+    for."""
+    engine = TorchEngine(weights, VIEWS, SIZE, "f32", 1, static=True)
+    pictures, cameras = torch.from_numpy(scene[0][:1]).to(engine.device), scene[1][:1]
+    expected = engine.predict(scene[0][:1], cameras)
+    static, uploads, indices = engine._static, [], []
+    upload, pick = static._upload, torch.Tensor.__getitem__
+    monkeypatch.setattr(static, "_upload", lambda to, what: (uploads.append(tuple(what.shape)), upload(to, what)))
+    monkeypatch.setattr(torch.Tensor, "__getitem__", lambda t, at: (indices.append(at), pick(t, at))[1])
+    for _ in range(2):
+        maps = engine.predict_on_device(pictures, cameras)
+    assert not uploads
+    for value, other in zip(maps, vars(expected).values(), strict=True):
+        np.testing.assert_array_equal(value.cpu().numpy(), other)
+    arrays = [at for at in indices if isinstance(at, (np.ndarray, list, Tensor))]
+    assert arrays and all(isinstance(at, Tensor) and at.device == engine.device for at in arrays)
 
 
 @pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])

@@ -7,7 +7,7 @@ with one. All of this is torch, so tests run it on the CPU; **it has not been ex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 import cv2
 import numpy as np
@@ -31,12 +31,19 @@ def handed_on(views: Sequence[View], lane: Lane) -> dict[str, Tensor] | None:
     handed = getattr(views[0], "handed", None)
     if handed is None or any(getattr(view, "handed", None) is not handed for view in views):
         return None
-    chosen = [view.index for view in views]  # type: ignore[attr-defined]
+    chosen = tuple(view.index for view in views)  # type: ignore[attr-defined]
     tensors = handed.on(lane)
-    if chosen == list(range(len(tensors["normal"]))):
+    if chosen == tuple(range(len(tensors["normal"]))):
         return tensors
     with lane.entered():
-        return {name: tensor[chosen] for name, tensor in tensors.items()}
+        places = _places(chosen, lane.device)
+        return {name: tensor[places] for name, tensor in tensors.items()}
+
+
+@cache
+def _places(chosen: tuple[int, ...], device: torch.device) -> Tensor:
+    """An index there. Made once: each copy of one is waited for by the host, behind all that its stream has to do."""
+    return torch.tensor(chosen, device=device)
 
 
 def trusted(confidence: Tensor, inside: Tensor) -> Tensor:
