@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test test-slow lint bench clean
+.PHONY: help setup system demo test test-slow test-rtx lint bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,10 @@ test: lint ## lint, types and the fast tests
 
 test-slow: $(READY) ## the tests that take longer
 	$(BIN)/pytest -m slow $(ARGS)
+
+test-rtx: $(READY) ## TensorRT plans, built without a GPU; installs TensorRT-RTX (95 MB, NVIDIA's licence)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[rtx]'
+	$(BIN)/pytest -m 'slow or not slow' tests/models/test_tensorrt.py $(ARGS)
 
 lint: $(READY) ## ruff and types
 	$(BIN)/ruff check .

@@ -108,7 +108,9 @@ def _primary_context(device: str) -> tuple[ModuleType, Any, torch.device]:
         import pycuda.driver as driver
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise EngineUnavailable(f"normals: the tensorrt engine needs pycuda ({reason}); pip install pycuda") from None
+        raise EngineUnavailable(
+            f"normals: the tensorrt engine needs pycuda ({reason}); pip install 'headstream[pycuda]'"
+        ) from None
     driver.init()
     return driver, driver.Device(place.index).retain_primary_context(), place
 

@@ -125,7 +125,7 @@ def make_plans(
     plans = []
     for target, place in zip(wanted, paths, strict=True):
         start = time.perf_counter()
-        timings = folder / f"{place.stem}.timings"
+        timings = folder / f"{trt.__name__}-{trt.__version__}-{target}.timings"  # true of every plan for that GPU
         data, layers = build(trt, model.read_bytes(), target if cross else None, timings)
         seconds = round(time.perf_counter() - start, 2)
         name = f"{trt.__name__.replace('_', '-')} {trt.__version__}"

@@ -143,8 +143,62 @@ def test_an_unknown_target_is_refused_before_anything_is_done(rtx, weights, monk
         make_plans(rtx, weights, 2, 64, "f16", ["sm89", "sm90"])
 
 
-@pytest.mark.slow
+class _Timed:
+    """A double of full TensorRT, as far as building goes: what timings it is given, and what it finds itself."""
+
+    __name__, __version__ = "tensorrt", "10.9"
+    ILogger, NetworkDefinitionCreationFlag = (
+        type("ILogger", (), {"ERROR": 1, "INFO": 3}),
+        SimpleNamespace(STRONGLY_TYPED=1),
+    )
+    ProfilingVerbosity, BuilderFlag = SimpleNamespace(DETAILED=2), SimpleNamespace(TF32=7)
+
+    def __init__(self) -> None:
+        self.given: list[bytes] = []
+
+    def Builder(self, logger):
+        return SimpleNamespace(
+            create_network=lambda flags: SimpleNamespace(num_layers=0),
+            create_builder_config=self._config,
+            build_serialized_network=lambda network, config: b"plan",
+        )
+
+    def OnnxParser(self, network, logger):
+        return SimpleNamespace(parse=lambda model: True)
+
+    def _config(self):
+        def create(data):
+            self.given.append(data)
+            return data
+
+        found = SimpleNamespace(serialize=lambda: self.given[-1] + b" and more")
+        return SimpleNamespace(
+            clear_flag=lambda flag: None,
+            create_timing_cache=create,
+            set_timing_cache=lambda cache, mismatch: not mismatch,
+            get_timing_cache=lambda: found,
+        )
+
+
+def test_what_full_tensorrt_has_timed_on_a_gpu_serves_every_later_plan_for_it(weights, monkeypatch):
+    monkeypatch.setattr("models.export.export_onnx", lambda model, *_: model.write_bytes(b"graph"))
+    trt = _Timed()
+    for views, precision, target in ((2, "f16", "sm90_h100"), (3, "bf16", "sm90_h100"), (2, "f16", "sm80_a100")):
+        make_plans(trt, weights, views, 64, precision, [target], cross=False)
+    trt.__version__ = "10.10"
+    make_plans(trt, weights, 2, 64, "f16", ["sm90_h100"], cross=False)
+    assert trt.given == [b"", b" and more", b"", b""]
+
+
 def test_the_network_builds_and_every_layer_says_its_precision(rtx, weights):
+    (plan,), graph = make_plans(rtx, weights, 2, 32, "f16", ["sm89"])
+    assert plan.path.stat().st_size == plan.bytes > 10_000 and graph.exists()
+    assert set(plan.precisions()) <= {"f16", "f32", "bool"} and len(plan.layers) > 100
+    assert not {"convolution", "matrix_multiply", "softmax", "normalization"} & plan.kinds("f32").keys()
+
+
+@pytest.mark.slow
+def test_one_graph_serves_every_target(rtx, weights):
     wanted = ["sm86", "sm89", "sm120"]
     plans, graph = make_plans(rtx, weights, 3, 64, "f16", wanted)
     assert [plan.target for plan in plans] == wanted and graph.exists()
