@@ -10,7 +10,6 @@ the copies, for nvJPEG the call. A decoder that is not here is said so. --device
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks._machine import machine
+from benchmarks._machine import keep, machine
 from fusion_server.decode import TurboDecoder
 from fusion_server.decode_nvjpeg import NvjpegDecoder
 from fusion_server.sight.device import Staging
@@ -103,8 +102,7 @@ def main() -> None:
             rows.append(row)
             times = ", ".join(f"{key[:-3]} {row[key]:.2f} ms" for key in ("decode_ms", "there_ms") if key in row)
             print(f"{options.views} x {text} ({kilobytes:.0f} kB), {name}: {times or row['fault']}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+            keep(options.json, rows)
 
 
 if __name__ == "__main__":

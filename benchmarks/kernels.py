@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ import trimesh
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks._machine import machine
+from benchmarks._machine import keep, machine
 from benchmarks._warm_frame import measured
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, View
 from fusion_server.surface.cuda import CudaKernels
@@ -215,6 +214,7 @@ def main() -> int:
             table.add_column(column, justify="left" if column == "step" else "right")
         entry: dict[str, Any] = {"vertices": len(mesh.vertices), "views": options.views, "size": options.size}
         entry["steps"] = {}
+        report["sizes"].append(entry)
         theirs = steps_of(mesh, views, CPU, CpuRasterizer())
         for name, (call, moved) in steps_of(mesh, views, kernels, rasterizer).items():
             cpu, _ = timed(theirs[name][0], options.cpu_repeats, None) if options.cpu_repeats else (float("nan"), 0.0)
@@ -224,6 +224,7 @@ def main() -> int:
             entry["steps"][name] = {"cpu_ms": cpu, "call_ms": wall, "device_ms": event, "floor_ms": floor}
         entry["nvdiffrast"] = drawn_by_nvdiffrast(mesh, views, rasterizer, options.repeats, device, table)
         console.print(table)
+        keep(options.json, report)
         if options.frames:
             tracker = SurfaceTracker(settings_of(len(mesh.vertices)), CpuRasterizer())
             tracker.update(views)
@@ -234,9 +235,7 @@ def main() -> int:
         if device:
             entry["peak_device_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
             console.print(f"most memory on the device: {entry['peak_device_mb']:.0f} MB")
-        report["sizes"].append(entry)
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        keep(options.json, report)
     return 0
 
 

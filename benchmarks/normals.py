@@ -16,7 +16,6 @@ takes at least at `--teraflops` and `--gigabytes` a second: a floor to read meas
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._machine import machine
+from benchmarks._machine import keep, machine
 from models.engines import ENGINES, NormalEngine, make_engine, usual_precision
 from models.engines.parity import lit_ball, parity, ring
 from models.engines.static import StaticEngine
@@ -147,11 +146,10 @@ def measure(options: argparse.Namespace, shapes: list[tuple[int, int]]) -> None:
             "parity_mean_deg": parity(engine, options.weights).mean_deg,
         }
         rows.append(row)
+        keep(options.json, rows)
         apart = "".join(f", {stage} {value:.2f}" for stage, value in row["gpu_ms"].items())
         print(f"{f'{views}x{size}':>8}  {row['median_ms']:7.1f} ms median, {row['fastest_ms']:7.1f} fastest{apart}, "
               f"parity {row['parity_mean_deg']:.2f} deg  ({row['engine']})", flush=True)  # fmt: skip
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ CAPTURE is a capture folder with true meshes; where there is none such, one is b
 --seconds). Each way runs at each rate: `host` undistorts and cuts with OpenCV, `device` where the network runs, decoded
 by TurboJPEG into pinned memory; `nvjpeg` decodes there, too; `cpu` does everything on the CPU, for the errors. A set's
 JPEGs are in memory when it is put into the pipeline, and its latency counts from then; rate 0 puts a set as soon as the
-one before was decoded. The keyframe is made first and not counted. Stages of a device are CUDA's times, the others the
-wall's. --device cpu emulates the kernels: its times say nothing about a GPU.
+one before was decoded. A way makes its keyframe once, and the first mesh at a rate is not counted. Stages of a device
+are CUDA's times, the others the wall's. --device cpu emulates the kernels: its times say nothing about a GPU.
 
 First comes what a window that moves costs the host in a set, with `device` and `nvjpeg`: weights for the kernel that
 cuts, and the cameras' rays for the network. It needs no GPU; --frames 0 prints no more than that.
@@ -16,22 +16,23 @@ cuts, and the cameras' rays for the network. It needs no GPU; --frames 0 prints 
 from __future__ import annotations
 
 import argparse
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._machine import machine, peak_memory_gb
-from fusion_server.decode import make_decoder
+from benchmarks._machine import keep, machine, peak_memory_gb
+from fusion_server.decode import Decoder, make_decoder
 from fusion_server.framing import Window
 from fusion_server.memory import keep_freed_memory
 from fusion_server.pipeline import Pipeline, Result
-from fusion_server.reconstruct import make_reconstructor
+from fusion_server.reconstruct import Reconstructor, make_reconstructor
 from fusion_server.sight.device import Weights
 from fusion_server.surface.photometric import fine_size
 from fusion_server.synchronize import FrameSet
@@ -90,17 +91,13 @@ def settings(way: str, options: argparse.Namespace) -> tuple[NormalsConfig, Surf
 
 
 def run(
-    way: str, fps: float, capture: CaptureFolder, sets: list[dict[str, bytes]], options: argparse.Namespace
+    way: str, fps: float, capture: CaptureFolder, sets: list[dict[str, bytes]], made: tuple[Reconstructor, Decoder]
 ) -> tuple[Way, list[Result]]:
-    """Put all sets through a pipeline of its own; the results are those of warm frames."""
+    """Put all sets through a pipeline of its own; the results are those of all sets but the first."""
     devices = [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)
-    calibration = capture.calibration
-    normals, surface = settings(way, options)
-    reconstructor = make_reconstructor(calibration, normals, surface)
-    decoder = make_decoder(normals.decode, options.threads, reconstructor.sight)
-    pipeline = Pipeline(calibration, reconstructor, decoder)
+    pipeline = Pipeline(capture.calibration, *made)
     results: list[Result] = []
     faults: list[str] = []
     taken = threading.Semaphore(0)
@@ -108,7 +105,7 @@ def run(
     pipeline.start()
     try:
         pipeline.put(_set(0, sets[0]))
-        _until(lambda: len(results) + pipeline.faults > 0, pipeline, faults)  # the keyframe
+        _until(lambda: len(results) + pipeline.faults > 0, pipeline, faults)  # of a way's first rate a keyframe
         if not results:
             raise HeadstreamError(faults[-1])
         taken.acquire(timeout=_PATIENCE)
@@ -123,7 +120,6 @@ def run(
         took = time.perf_counter() - begin
     finally:
         pipeline.stop()
-        decoder.close()
     warm = results[1:]
     latency = [1e3 * result.latency_s for result in warm]
     stages: dict[str, list[float]] = {}
@@ -260,34 +256,44 @@ def main() -> None:
             f"of {len(capture.calibration.names)} windows {what}: weights {weights:.1f}, rays {rays:.1f} ms of the host"
         )
     sets = read(capture, capture.calibration, options.frames)
-    plan = [("cpu", 0.0)] if options.cpu_frames else []
+    plan = [("cpu", [0.0])] if options.cpu_frames else []
     if options.frames:
-        plan += [(way, float(fps)) for way in options.ways.split(",") for fps in options.fps.split(",")]
-    rows: list[Way] = []
+        plan += [(way, [float(fps) for fps in options.fps.split(",")]) for way in options.ways.split(",")]
+    report: dict[str, Any] = {"machine": machine(), "torch": torch.__version__, "moved_windows_ms": host_ms}
+    report["rows"] = []
     reference: list[Result] = []
-    for way, fps in plan:
+    for way, rates in plan:
+        put = sets[: options.cpu_frames] if way == "cpu" else sets
         try:
-            row, results = run(way, fps, capture, sets[: options.cpu_frames] if way == "cpu" else sets, options)
+            normals, surface = settings(way, options)
+            reconstructor = make_reconstructor(capture.calibration, normals, surface)
+            decoder = make_decoder(normals.decode, options.threads, reconstructor.sight)
+            with closing(decoder):
+                for fps in rates:
+                    row, results = run(way, fps, capture, put, (reconstructor, decoder))
+                    if way == "cpu":
+                        reference = results
+                    elif reference:
+                        row = replace(row, median_to_cpu=compared(results, reference, capture))
+                    report["rows"].append(asdict(row))
+                    keep(options.json, report)
+                    say(row)
         except HeadstreamError as error:
             print(f"{way}: {error}", flush=True)
-            continue
-        if way == "cpu":
-            reference = results
-        elif reference:
-            row = replace(row, median_to_cpu=compared(results, reference, capture))
-        rows.append(row)
-        print(
-            f"{way}, {f'{fps:g} sets a second' if fps else 'as fast as it goes'}: {row.meshes_per_second:.1f} meshes a "
-            f"second, {row.latency_ms:.0f} ms (95 %: {row.latency_95_ms:.0f}), {row.skipped} skipped; "
-            f"{row.median_mm:.3f} mm median, 95 %: {row.tail_mm:.2f}"
-            f"{f' ({row.median_to_cpu:.3f} of the CPU)' if row.median_to_cpu else ''}; {row.host_gb:.1f} GB, "
-            f"{', '.join(f'{device} {size:.0f} MB' for device, size in row.device_mb.items()) or 'no GPU'}"
-        )
-        print("  " + ", ".join(f"{stage} {value:.2f}" for stage, value in row.stages_ms.items()) + " ms", flush=True)
-    if options.json:
-        report = {"machine": machine(), "torch": torch.__version__, "rows": [asdict(row) for row in rows]}
-        report |= {"moved_windows_ms": host_ms}
-        options.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    keep(options.json, report)
+
+
+def say(row: Way) -> None:
+    """A row for people."""
+    way, fps = row.way, row.fps
+    print(
+        f"{way}, {f'{fps:g} sets a second' if fps else 'as fast as it goes'}: {row.meshes_per_second:.1f} meshes a "
+        f"second, {row.latency_ms:.0f} ms (95 %: {row.latency_95_ms:.0f}), {row.skipped} skipped; "
+        f"{row.median_mm:.3f} mm median, 95 %: {row.tail_mm:.2f}"
+        f"{f' ({row.median_to_cpu:.3f} of the CPU)' if row.median_to_cpu else ''}; {row.host_gb:.1f} GB, "
+        f"{', '.join(f'{device} {size:.0f} MB' for device, size in row.device_mb.items()) or 'no GPU'}"
+    )
+    print("  " + ", ".join(f"{stage} {value:.2f}" for stage, value in row.stages_ms.items()) + " ms", flush=True)
 
 
 if __name__ == "__main__":

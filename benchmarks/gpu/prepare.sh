@@ -20,13 +20,20 @@ fi
 if [ -d "$carry/lib" ]; then  # libturbojpeg, which ld finds
     export LD_LIBRARY_PATH=$carry/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 fi
-if [ -z "${TINY:-}" ]; then
-    nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+{  # what the numbers are of
+    date -u '+%F %H:%M UTC'
+    git rev-parse --short HEAD 2>/dev/null || true
+    if [ -z "${TINY:-}" ]; then
+        nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+        "$(command -v "${NVCC:-nvcc}" || echo /usr/local/cuda/bin/nvcc)" --version | grep release || echo "no nvcc"
+    fi
     "$python" -c '
+import os, platform
 from importlib.metadata import version
 import torch
 
-assert torch.cuda.is_available(), "torch sees no GPU"
+assert os.environ.get("TINY") or torch.cuda.is_available(), "torch sees no GPU"
 names = ("numpy", "numba", "opencv-python-headless")
-print("torch", torch.__version__, "CUDA", torch.version.cuda, *(f"{name} {version(name)}" for name in names))'
-fi
+print("torch", torch.__version__, "CUDA", torch.version.cuda, "cuDNN", torch.backends.cudnn.version())
+print("Python", platform.python_version(), *(f"{name} {version(name)}" for name in names), os.cpu_count(), "cores")'
+} | tee "$work/machine.txt"
