@@ -81,6 +81,11 @@ def _meshes(status: Mapping[str, Any]) -> Iterable[Metric]:
     yield counter("faults", "Faults of the pipeline", (), [((), status["faults"])])
     yield gauge("meshes_per_second", "Meshes a second", (), [((), status["meshes_per_second"])])
     yield gauge("latency_seconds", "From exposure to mesh", (), [((), status["latency_ms"] * 1e-3)])
+    stages = status["stages"]
+    took = [((thread, stage), ms * 1e-3) for thread, of in stages.items() for stage, ms in of["ms"].items()]
+    yield gauge("stage_seconds", "What a stage takes of a set; on a GPU, by its clock", ("thread", "stage"), took)
+    rates = [((thread,), of["per_second"]) for thread, of in stages.items()]
+    yield gauge("stage_sets_per_second", "Frame sets that a thread of the pipeline does a second", ("thread",), rates)
 
 
 def _cameras(cameras: Mapping[str, Mapping[str, Any]]) -> Iterable[Metric]:

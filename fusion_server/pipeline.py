@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fusion_server.decode import Decoder
 from fusion_server.reconstruct import Observation, Reconstructor
@@ -81,6 +81,7 @@ class Meter:
         self._clock = clock
         self._started = clock()
         self._samples: deque[tuple[float, Result]] = deque(maxlen=1024)
+        self._observed: deque[float] = deque(maxlen=1024)
         self._lock = threading.Lock()
         self.total = 0
 
@@ -90,24 +91,32 @@ class Meter:
             self.total += 1
             self._samples.append((self._clock(), result))
 
-    def summary(self) -> dict[str, float]:
-        """meshes_per_second, latency_ms and milliseconds per stage; zeros before the first."""
+    def observed(self) -> None:
+        """Count a set now that the normals thread has done with, whether it becomes a mesh or not."""
+        with self._lock:
+            self._observed.append(self._clock())
+
+    def summary(self) -> dict[str, Any]:
+        """meshes_per_second, latency_ms and stages: by thread ("normals", "surface") the sets it does a second
+        (per_second) and the mean milliseconds of each of its stages (ms), of sets that became meshes. Zeros, and no
+        stage, before the first. A stage may be a part of another: those of the surface are of ``surface``."""
         now = self._clock()
         with self._lock:
             recent = [result for at, result in self._samples if now - at <= RATE_WINDOW]
+            looks = sum(now - at <= RATE_WINDOW for at in self._observed)
         span = max(min(RATE_WINDOW, now - self._started), 1e-3)
-        if not recent:
-            return {"meshes_per_second": 0.0, "latency_ms": 0.0}
         count = len(recent)
-        summary = {
-            "meshes_per_second": count / span,
-            "latency_ms": 1e3 * sum(result.latency_s for result in recent) / count,
-        }
-        stages: dict[str, float] = {}
+        stages: dict[str, dict[str, Any]] = {"normals": {"per_second": looks / span, "ms": {}}}
+        stages["surface"] = {"per_second": count / span, "ms": {}}
         for result in recent:
-            for stage, seconds in {**result.observation.seconds, **result.surface.seconds}.items():
-                stages[stage] = stages.get(stage, 0.0) + 1e3 * seconds / count
-        return summary | {f"{stage}_ms": value for stage, value in stages.items()}
+            looked = dict(result.observation.seconds)
+            solved = {"surface": looked.pop("surface", 0.0), **result.surface.seconds}
+            for thread, seconds in (("normals", looked), ("surface", solved)):
+                mean = stages[thread]["ms"]
+                for stage, took in seconds.items():
+                    mean[stage] = mean.get(stage, 0.0) + 1e3 * took / count
+        latency = 1e3 * sum(result.latency_s for result in recent) / max(count, 1)
+        return {"meshes_per_second": count / span, "latency_ms": latency, "stages": stages}
 
 
 class Pipeline:
@@ -232,6 +241,7 @@ class Pipeline:
             )
         observation = self._reconstructor.observe(images)
         observation.seconds["decode"] = decoded
+        self.meter.observed()
         self._observations.put((frame_set, observation))
 
     def _surface_step(self) -> None:

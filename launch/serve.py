@@ -85,8 +85,18 @@ def say_line(status: dict[str, Any]) -> None:
     print(status_line(status), file=sys.stdout, flush=True)
 
 
+def _stages(stages: dict[str, Any]) -> list[str]:
+    """What limits the rate: each thread's stages, without the parts of the surface's, and the sets it does a second."""
+    told = []
+    for thread, of in stages.items():
+        shown = {"surface": of["ms"].get("surface", 0.0)} if thread == "surface" else of["ms"]
+        if of["ms"]:
+            told.append(" ".join(f"{name} {ms:.0f}" for name, ms in shown.items()) + f" ms ({of['per_second']:.1f}/s)")
+    return told
+
+
 def status_line(status: dict[str, Any]) -> str:
-    """Rates, drops, spread, latency and, where it is known, the error: one line."""
+    """Rates, drops, spread, latency, stages and, where it is known, the error: one line."""
     cameras = status["cameras"].values()
     rates = [camera["fps"] for camera in cameras]
     span = f"{min(rates):.0f}-{max(rates):.0f}" if rates else "0"
@@ -98,6 +108,7 @@ def status_line(status: dict[str, Any]) -> str:
     ]
     if "meshes" in status:
         parts += [f"{status['meshes_per_second']:.1f} meshes/s", f"latency {status['latency_ms']:.0f} ms"]
+        parts += _stages(status["stages"])
     if "truth_surface_mm" in status:
         parts.append(f"error {status['truth_surface_mm']:.2f} mm, {status['truth_normal_deg']:.1f} deg")
     if status.get("timecode"):

@@ -22,6 +22,7 @@ def status_markdown(status: Mapping[str, Any]) -> str:
     lines = [
         f"**{status.get('meshes_per_second', 0.0):.1f}** meshes/s · latency **{status.get('latency_ms', 0.0):.0f}** ms"
     ]
+    lines += stage_lines(status)
     error = []
     if "truth_surface_mm" in status:
         error.append(f"surface **{status['truth_surface_mm']:.2f}** mm")
@@ -43,6 +44,19 @@ def status_markdown(status: Mapping[str, Any]) -> str:
     lines.append(f"{status.get('meshes', 0)} meshes" + "".join(f" · {text}" for text in trouble))
     lines += take_lines(status)
     return "\n\n".join(lines)
+
+
+def stage_lines(status: Mapping[str, Any]) -> list[str]:
+    """Where the time of a set goes, by thread: milliseconds a stage, and the sets that the thread does a second.
+    What follows ``surface`` are parts of it."""
+    lines = []
+    for thread, of in status.get("stages", {}).items():
+        if of["ms"]:
+            told = " · ".join(f"{stage} {ms:.1f}" for stage, ms in of["ms"].items())
+            lines.append(
+                f"{told.replace(' · ', ': ', 1) if thread == 'surface' else told} ms, {of['per_second']:.1f} sets/s"
+            )
+    return lines
 
 
 def take_lines(status: Mapping[str, Any]) -> list[str]:

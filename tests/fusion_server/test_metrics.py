@@ -46,6 +46,10 @@ def status(**changes):
         "faults": 2,
         "meshes_per_second": 4.5,
         "latency_ms": 250.0,
+        "stages": {
+            "normals": {"per_second": 6.5, "ms": {"decode": 4.0, "normals": 90.0}},
+            "surface": {"per_second": 4.5, "ms": {"surface": 110.0, "device_frame": 5.0}},
+        },
         "alarms": [{"key": "drift:pc1", "text": "...", "since_ns": 1}],
         "clocks": {"pc1": CLOCK, "pc2": None},
         "spread": {"median": 0.4, "p99": 0.9, "last": None},
@@ -101,6 +105,10 @@ def test_the_servers_numbers(serve):
     assert seen["headstream_messages_refused_total", ("reason", "crc")] == 3
     assert seen["headstream_sync_sets_total",] == 7
     assert seen["headstream_latency_seconds",] == 0.25
+    stage = "headstream_stage_seconds"
+    assert seen[stage, ("stage", "decode"), ("thread", "normals")] == pytest.approx(4e-3)
+    assert seen[stage, ("stage", "device_frame"), ("thread", "surface")] == pytest.approx(5e-3)
+    assert seen["headstream_stage_sets_per_second", ("thread", "normals")] == 6.5
     assert seen["headstream_takes_total",] == 2 and seen["headstream_recording",] == 0
     assert seen["headstream_take_queue_bytes",] == 4096
     assert seen["headstream_alarm", ("key", "drift:pc1")] == 1 and seen["headstream_alarms",] == 1

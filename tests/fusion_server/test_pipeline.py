@@ -240,17 +240,24 @@ def test_the_meter_forgets_what_is_old():
         return SimpleNamespace(
             latency_s=ms * 1e-3,
             spread_ns=2_000_000,
-            observation=SimpleNamespace(seconds={"normals": 0.1}),
-            surface=SimpleNamespace(seconds={}),
+            observation=SimpleNamespace(seconds={"normals": 0.1, "surface": 0.05}),
+            surface=SimpleNamespace(seconds={"device_frame": 0.004}),
         )
 
     assert meter.summary()["meshes_per_second"] == 0
+    assert meter.summary()["stages"]["surface"] == {"per_second": 0, "ms": {}}
     for i in range(9):
         now[0] = i
+        for _ in range(2):
+            meter.observed()  # every second one is skipped
         meter.add(result(50 if i < 8 else 90))
     assert meter.summary()["meshes_per_second"] == pytest.approx(4 / 3)
     now[0] = 11
     summary = meter.summary()
-    assert summary["latency_ms"] == pytest.approx(90) and summary["normals_ms"] == pytest.approx(100)
+    assert summary["latency_ms"] == pytest.approx(90)
+    looked, solved = summary["stages"]["normals"], summary["stages"]["surface"]
+    assert looked["ms"] == pytest.approx({"normals": 100})
+    assert solved["ms"] == pytest.approx({"surface": 50, "device_frame": 4})
+    assert looked["per_second"] == pytest.approx(2 / 3) and solved["per_second"] == pytest.approx(1 / 3)
     now[0] = 20
     assert meter.summary()["meshes_per_second"] == 0 and meter.total == 9

@@ -101,6 +101,18 @@ def test_the_status_says_what_matters_first():
     assert status_markdown({}).startswith("**0.0** meshes/s")
 
 
+def test_the_status_says_where_a_set_s_time_goes():
+    stages = {
+        "normals": {"per_second": 31.25, "ms": {"decode": 4.0, "cut": 0.31, "normals": 20.04}},
+        "surface": {"per_second": 29.8, "ms": {"surface": 25.5, "warm": 24.0, "device_frame": 5.0}},
+    }
+    lines = status_markdown({**STATUS, "stages": stages}).split("\n\n")
+    assert lines[1] == "decode 4.0 · cut 0.3 · normals 20.0 ms, 31.2 sets/s"
+    assert lines[2] == "surface 25.5: warm 24.0 · device_frame 5.0 ms, 29.8 sets/s"
+    none = {thread: {"per_second": 0.0, "ms": {}} for thread in stages}
+    assert status_markdown({**STATUS, "stages": none}) == status_markdown(STATUS)  # nothing before the first mesh
+
+
 def test_alarms_are_shown_with_how_long_they_last():
     assert alarms_markdown((), 0) == "no alarm"
     alarms = [

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fusion_server.sight.resident import resident
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
 from fusion_server.surface.bias import _tilt
+from fusion_server.surface.cuda.frame import WarmFrame
 from fusion_server.surface.cuda.indices import levelled
 from fusion_server.surface.kernels import CPU
 from fusion_server.surface.observation import look, observe
@@ -388,6 +389,16 @@ def test_maps_that_are_on_the_device_are_taken_from_there(kernels, rasterizer, t
     np.testing.assert_array_equal(
         fallen_back.vertices, warm(frame_of(views), track, CpuRasterizer(), SETTINGS).vertices
     )
+
+
+def test_a_frame_tells_the_device_s_own_times(kernels, rasterizer, track, monkeypatch):
+    """Beside the host's, in what live reports and takes say of it."""
+    monkeypatch.setattr(WarmFrame, "milliseconds", lambda self: {"upload": 2.0, "frame": 5.0, "download": 0.5})
+    frame = frame_of(observed(1.0), kernels)
+    assert kernels.warm(frame, track, rasterizer, SETTINGS) is not None
+    seconds = dict(frame.clock.seconds)
+    assert seconds.pop("warm") > 0
+    assert seconds == pytest.approx({"device_upload": 2e-3, "device_frame": 5e-3, "device_download": 5e-4})
 
 
 def test_views_that_are_not_alike_go_step_by_step(kernels, rasterizer, track):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import launch.serve
-from launch.serve import _complete_take
+from launch.serve import _complete_take, status_line
 
 
 class Server:
@@ -52,3 +52,19 @@ def test_it_does_not_take_for_ever(monkeypatch):
     server = Server([BUSY] * 5)
     _complete_take(server, lambda status: None)
     assert server.waits == 0
+
+
+def test_the_status_line_says_what_limits_the_rate():
+    status = {
+        "cameras": {"a": {"fps": 30.0, "missed": 0}},
+        "spread": {"last": 0.4},
+        "meshes": 9,
+        "meshes_per_second": 29.8,
+        "latency_ms": 61.2,
+        "stages": {
+            "normals": {"per_second": 30.0, "ms": {"decode": 4.2, "normals": 20.4}},
+            "surface": {"per_second": 29.8, "ms": {"surface": 25.4, "warm": 24.0}},
+        },
+        "take": None,
+    }
+    assert " | latency 61 ms | decode 4 normals 20 ms (30.0/s) | surface 25 ms (29.8/s)" in status_line(status)
