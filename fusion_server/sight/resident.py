@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fusion_server.surface import View
 from geometry.device import Handover, Lane, Laps
@@ -117,7 +118,10 @@ class ResidentSeen:
 
 def checksums(pictures: Tensor) -> Tensor:
     """A number a picture (V, F, F, 3) uint8 that is another when a pixel is: for cameras that are stuck.  # V int64"""
-    words = pictures.reshape(len(pictures), -1).view(torch.int32)
+    bytes_ = pictures.reshape(len(pictures), -1)
+    words = functional.pad(bytes_, (0, -bytes_.shape[1] % 4)).view(
+        torch.int32
+    )  # of an odd side they do not come out even
     place = torch.arange(words.shape[1], dtype=torch.int32, device=pictures.device)
     return (words * (place * 2 * _signed(_ODD) + 1)).sum(1, dtype=torch.int64)
 

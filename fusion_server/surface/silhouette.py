@@ -193,7 +193,7 @@ def guessed(value, beyond) -> float:
 
 
 def _known(view: View) -> tuple[float, float, float, float]:
-    height, width = view.mask.shape
+    height, width = view.shape  # of a mask that may be on a device, where it is to stay
     if view.valid is None or view.valid.all():
         return 0.0, 0.0, width - 1.0, height - 1.0
     rows, cols = np.flatnonzero(view.valid.any(1)), np.flatnonzero(view.valid.any(0))

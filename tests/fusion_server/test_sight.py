@@ -19,7 +19,7 @@ from fusion_server.framing import Window, whole
 from fusion_server.reconstruct import Reconstructor, make_reconstructor, make_sight
 from fusion_server.sight import HostSight
 from fusion_server.sight.device import DeviceSight
-from fusion_server.sight.resident import ResidentView
+from fusion_server.sight.resident import ResidentView, checksums
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.cuda.handed import handed_on
@@ -222,6 +222,11 @@ def test_a_checksum_knows_every_pixel():
     other = {"a": images["a"].copy()}
     other["a"][100, 200, 1] ^= 64
     assert checksum(other) != first
+    for side in (5, 6):  # 75 bytes make no whole number of words
+        pictures = torch.arange(2 * side * side * 3, dtype=torch.uint8).view(2, side, side, 3)
+        before = checksums(pictures)
+        pictures[1, -1, -1, -1] += 1
+        assert checksums(pictures)[0] == before[0] and checksums(pictures)[1] != before[1]
 
 
 def test_windows_that_stand_still_are_prepared_once(monkeypatch):
@@ -246,11 +251,13 @@ def jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
-def test_pictures_are_decoded_into_the_memory_that_is_uploaded(monkeypatch):
+def test_pictures_are_decoded_into_the_memory_that_is_uploaded(monkeypatch, caplog):
     cameras = [camera(name, LENSES["straight"]) for name in "ab"]
     calibration = Calibration(tuple(cameras), {}, {})
     host, there = both(cameras, "cpu")
-    decoder = make_decoder("turbojpeg", 2, there)
+    with caplog.at_level("INFO"):
+        decoder = make_decoder("turbojpeg", 2, there)
+    assert [record.getMessage() for record in caplog.records] == ["normals: pictures decoded by turbojpeg in 2 threads"]
     plain = TurboDecoder(1)
     windows = {name: Window(40, 20, 200) for name in "ab"}
     copies = []
@@ -371,8 +378,8 @@ def test_a_track_is_the_same_whichever_way_the_pictures_went():
         assert set(observation.seconds) >= (
             {"undistort", "normals"} if kind == "host" else {"upload", "cut", "normals", "hand_over"}
         )
-        if kind == "device":  # a warm frame has none of the maps and pictures fetched that kernels read
-            assert set(observation.seen.handed._arrays) <= {"mask", "checksum"}
+        if kind == "device":  # a warm frame has no map or picture fetched
+            assert set(observation.seen.handed._arrays) == {"checksum"}
         runs.append(surfaces)
         reconstructor.begin_anew()
         again, surface = reconstructor.reconstruct(sets[-1])
@@ -437,6 +444,28 @@ def test_pictures_are_cut_as_fine_as_they_are_asked_for_and_never_coarser_than_u
             (view,) = seen.views([replace(cameras[0], width=side, height=side)], [None])
             assert np.asarray(view.image).shape == (side, side, 3)
             assert seen.prediction.normal.shape[1:3] == (engine.size, engine.size)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_pictures_may_be_as_fine_as_a_camera_of_odd_size(device):
+    """As a final mesh asks for them: checksums, and what the surface makes of them, to the third coarser size."""
+    cameras = [camera(f"c{n}", LENSES["barrel"]) for n in range(2)]
+    sight = make_sight(Calibration(tuple(cameras), {}, {}), BrightEngine(2, device), "cuda", 701)
+    images, windows = noise(cameras), {c.name: Window(40, 20, 210) for c in cameras}
+
+    def views():
+        seen = sight.look(sight.take(images), windows)
+        return seen.views([replace(c, width=701, height=701) for c in seen.cameras], [None] * 2)
+
+    first = views()
+    assert views()[1].checksum == first[1].checksum
+    one, other = (observe(first, True, kernels).pictures for kernels in (CudaKernels(device), CPU))
+    for _ in range(4):
+        np.testing.assert_allclose(np.asarray(one.grey.cpu()), other.grey, atol=2e-4)
+        one, other = one.coarser, other.coarser
+    images["c1"] = images["c1"].copy()
+    images["c1"][100, 150] ^= 64
+    assert views()[1].checksum != first[1].checksum and views()[0].checksum == first[0].checksum
 
 
 def test_engines_say_on_which_device_their_maps_stay():
