@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--views", type=int, default=10)
     parser.add_argument("--sizes", default="512x512,2448x2048")
-    parser.add_argument("--threads", type=int, default=0, help="of TurboJPEG's pool; 0: the cores, at most 4")
+    parser.add_argument("--threads", type=int, default=0, help="of TurboJPEG's pool; 0: half of the cores, 2 to 16")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--json", type=Path)

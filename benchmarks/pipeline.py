@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--surface-device", default="", help="of the surface; empty: the same")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--vertices", type=int, default=10_000)
-    parser.add_argument("--threads", type=int, default=0, help="that decode; 0: as many as there are cores, at most 4")
+    parser.add_argument("--threads", type=int, default=0, help="that decode; 0: half of the cores, 2 to 16")
     parser.add_argument("--views", type=int, default=10, help="to bake")
     parser.add_argument("--pixels", type=int, default=512, help="to bake")
     parser.add_argument("--seconds", type=float, default=2.0, help="to bake")

@@ -6,6 +6,7 @@ one. nvJPEG (``decode_nvjpeg``) is the other way, for a rig that says so.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +18,11 @@ from fusion_server.sight import Sight
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
 
+log = logging.getLogger(__name__)
+
 Jpeg = bytes | bytearray | memoryview
 _HARMLESS = "extraneous bytes before marker 0xd9"  # padding before the end, as many USB cameras write it
-_MOST_THREADS = 4
+_FEWEST_THREADS, _MOST_THREADS = 2, 16
 
 
 class Decoder(Protocol):
@@ -41,33 +44,37 @@ class Decoder(Protocol):
 
 
 def make_decoder(name: str, threads: int, sight: Sight) -> Decoder:
-    """The decoder that a rig file names (``normals.decode``), for what its pictures are shown to. Raises
-    HeadstreamError where it cannot be had."""
+    """The decoder that a rig file names (``normals.decode``), for what its pictures are shown to. threads: as for
+    ``TurboDecoder``. Raises HeadstreamError where it cannot be had."""
     if name == "turbojpeg":
-        return TurboDecoder(threads, sight.room)
+        turbo = TurboDecoder(threads, sight.room)
+        log.info("normals: pictures decoded by %s in %d threads", turbo.name, turbo.threads)
+        return turbo
     from fusion_server.decode_nvjpeg import NvjpegDecoder
     from fusion_server.sight.device import DeviceSight
 
     if not isinstance(sight, DeviceSight):
         raise HeadstreamError('normals.decode: "nvjpeg" leaves pictures on the GPU; set normals.windows = "cuda", too')
-    return NvjpegDecoder(sight.upload)
+    decoder = NvjpegDecoder(sight.upload)
+    log.info("normals: pictures decoded by %s on %s", decoder.name, sight.device)
+    return decoder
 
 
 class TurboDecoder:
     """Decodes in a few threads (libjpeg-turbo runs without Python's lock).
 
-    threads: 0 takes as many as there are cores, at most 4; 1 decodes in the caller's thread. room: gives, once a set,
-    arrays by camera to decode into. Raises HeadstreamError when the library is not on this machine. ``close`` ends the
+    threads: 0 takes half of the cores, 2 to 16, and no more than there are pictures; 1 decodes in the caller's thread.
+    room: gives, once a set, arrays by camera to decode into. Raises HeadstreamError when the library is not on this machine. ``close`` ends the
     threads.
     """
 
     name = "turbojpeg"
 
     def __init__(self, threads: int = 0, room: Callable[[], Mapping[str, np.ndarray]] | None = None):
-        threads = threads or min(_MOST_THREADS, os.cpu_count() or 1)
+        self.threads = threads or usual_threads()
         self._jpeg = strict_turbojpeg()
         self._room = room
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="decode") if self.threads > 1 else None
 
     def close(self) -> None:
         """See ``Decoder``."""
@@ -97,6 +104,12 @@ class TurboDecoder:
             return unfit(self._jpeg, camera, jpeg) or self._jpeg.decode(jpeg, turbojpeg.TJPF_RGB, dst=into)
         except (OSError, ValueError) as error:
             return undecodable(jpeg, error)
+
+
+def usual_threads() -> int:
+    """Half of the cores that this process may use: the other half is the surface's, or the network's. A pool starts no
+    more threads than a set has pictures."""
+    return min(max(len(os.sched_getaffinity(0)) // 2, _FEWEST_THREADS), _MOST_THREADS)
 
 
 def unfit(turbojpeg: Any, camera: Camera, jpeg: Jpeg) -> str:

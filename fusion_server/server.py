@@ -44,7 +44,7 @@ class Server(Recorder):
         # Sockets first: a port in use is said at once, and not after the engine has compiled for a minute.
         super().__init__(rig)
         reconstructor = make_reconstructor(self.calibration, shared(rig.normals), rig.surface)
-        decoder = make_decoder(rig.normals.decode, 2, reconstructor.sight)
+        decoder = make_decoder(rig.normals.decode, rig.normals.decode_threads, reconstructor.sight)
         self.pipeline = Pipeline(self.calibration, reconstructor, decoder, lambda: self._take is not None)
         self.pipeline.observe(self._on_result, self._keep_fault, self._on_images)
         self.preview = Preview(rig, self.calibration, self._on_record_button, self.begin_anew) if preview else None

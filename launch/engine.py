@@ -22,6 +22,7 @@ class Build:
     views: int
     size: int
     precision: str
+    device: str = ""  # as ``normals.device``
 
 
 def chosen_build(
@@ -40,12 +41,14 @@ def chosen_build(
         loaded = load_rig(rig)
         wanted = loaded.normals
         name = engine or wanted.engine
+        device = wanted.device if name == wanted.engine else ""  # of that engine
         return Build(
             name,
             weights or (Path(wanted.weights) if wanted.weights else None),
             views or len(loaded.cameras),
-            size or wanted.size or usual_size(name),
+            size or wanted.size or usual_size(name, device),
             precision or wanted.precision or usual_precision(name),
+            device,
         )
     if views is None:
         raise HeadstreamError("engine: for how many views? give --rig RIG, or --views and --size")
@@ -55,11 +58,10 @@ def chosen_build(
 
 def build_engine(build: Build, check: bool) -> dict[str, Any]:
     """Make the engine once, so that the next start finds it in the cache; how long that took, and how true it is."""
+    wanted: dict[str, Any] = {name: value for name, value in asdict(build).items() if name != "engine"}
     start = time.perf_counter()
     try:
-        engine = make_engine(
-            build.engine, weights=build.weights, views=build.views, size=build.size, precision=build.precision
-        )
+        engine = make_engine(build.engine, **wanted)
     except EngineUnavailable as error:
         if build.engine != "tensorrt":
             raise
@@ -69,7 +71,7 @@ def build_engine(build: Build, check: bool) -> dict[str, Any]:
     report |= {"seconds": round(built, 2), "seconds_again": None}
     if engine.location is not None:
         start = time.perf_counter()
-        make_engine(build.engine, weights=build.weights, views=build.views, size=build.size, precision=build.precision)
+        make_engine(build.engine, **wanted)
         report["seconds_again"] = round(time.perf_counter() - start, 2)
     if check:
         found = parity(engine, build.weights)

@@ -62,7 +62,7 @@ def evaluate_capture(
     for number, count in enumerate(made := sorted({*counts, most})):
         step("engines", number, len(made))
         engines[count] = choice.make(count)
-    decoder = TurboDecoder(threads=2)
+    decoder = TurboDecoder()
     groups: dict[tuple[str, str], Tally] = defaultdict(Tally)
     tracker = SurfaceTracker(SurfaceSettings(uv=False), make_rasterizer("cpu"))
     for done, frame in enumerate(chosen):

@@ -146,7 +146,7 @@ def _make(job: Job, checkpoint: Checkpoint, progress: Callable[[str], None]) -> 
     reconstructor.keep_topology(True)
     if checkpoint.state is not None:
         reconstructor.restore(checkpoint.state)
-    decoder = make_decoder(job.normals.decode, 2, reconstructor.sight)
+    decoder = make_decoder(job.normals.decode, job.normals.decode_threads, reconstructor.sight)
     try:
         for frame in rest:
             entry, line = _frame(job, frame, reconstructor, decoder)

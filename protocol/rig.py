@@ -141,6 +141,7 @@ class NormalsConfig:
     device: str = ""  # "cuda", "cuda:1" or "cpu"; empty: the engine's usual one
     windows: str = chosen("cpu", "cpu", "cuda")  # what pictures are undistorted and cut on; cuda: the engine's GPU
     decode: str = chosen("turbojpeg", "turbojpeg", "nvjpeg")  # nvjpeg: on that GPU
+    decode_threads: int = limited(0, 0, 256)  # of turbojpeg; 0: half of the cores, 2 at least, one a camera at most
     weights: str = ""  # path of a weights file; empty: those shipped
     size: int = limited(0, 0, 2048)  # pixels; 0: 256, or 192 on a CPU that does not compute in bf16
     precision: str = chosen("", "", "f16", "bf16", "f32")  # empty: the engine's usual one
@@ -149,13 +150,12 @@ class NormalsConfig:
 
 @dataclass(frozen=True)
 class SurfaceConfig:
-    """The mesh. ``size`` is the side of the maps that the solve sees, pixels."""
+    """The mesh. The maps that it is solved on are the network's, of ``normals.size``."""
 
     rasterizer: str = "cpu"
     kernels: str = "cpu"  # what the mesh is solved on
     device: str = "cuda"  # the GPU of both, where they are on one: "cuda", "cuda:1"; "cpu" emulates it, for tests
     vertices: int = limited(10_000, 100, 1_000_000)
-    size: int = limited(256, 64, 2048)
     iterations: int = limited(1, 1, 100)
     photometric: bool = True
 

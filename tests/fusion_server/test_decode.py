@@ -162,6 +162,29 @@ def test_several_threads_are_used():
         decoder.close()
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (10, 5), (16, 8), (128, 16)])
+def test_half_of_the_cores_decode_unless_it_is_said_how_many(monkeypatch, cores, threads):
+    monkeypatch.setattr("fusion_server.decode.os.sched_getaffinity", lambda _: set(range(cores)))
+    jpegs = {f"cam{n}": jpeg(picture(n)) for n in range(20)}
+    calibration = Calibration(tuple(camera(name) for name in jpegs))
+    for said, expected in ((0, threads), (3, 3)):
+        decoder = TurboDecoder(said)
+        meet, one, seen = threading.Barrier(expected), decoder._one, set()
+
+        def noted(*arguments, meet=meet, one=one, seen=seen):
+            if threading.get_ident() not in seen:
+                seen.add(threading.get_ident())
+                meet.wait(10.0)  # so many are at work at once; one more would wait in vain
+            return one(*arguments)
+
+        decoder._one = noted
+        try:
+            assert decoder.decode(jpegs, calibration)[1] == {}
+        finally:
+            decoder.close()
+        assert len(seen) == expected
+
+
 def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setattr("turbojpeg.find_library", lambda name: None)
     monkeypatch.setattr("turbojpeg.DEFAULT_LIB_PATHS", {"Linux": [], "Darwin": [], "Windows": [], "FreeBSD": []})

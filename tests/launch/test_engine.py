@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.engine import Build, chosen_build
+from launch.engine import Build, build_engine, chosen_build
 from models.engines import EngineUnavailable
 from protocol.errors import HeadstreamError
 
@@ -46,6 +47,24 @@ def test_a_rig_says_all_and_an_option_wins(tmp_path):
     assert got.weights is not None and got.weights.name == "mine.safetensors"
     other = chosen_build(rig, "openvino", None, 5, 64, "bf16")
     assert (other.engine, other.views, other.size, other.precision) == ("openvino", 5, 64, "bf16")
+
+
+def test_a_rig_says_on_which_device_its_engine_is_built(tmp_path, monkeypatch):
+    rig = tmp_path / "rig.toml"
+    rig.write_text(RIG.replace('engine = "torch"', 'engine = "torch"\ndevice = "cuda:1"'))
+    build = chosen_build(rig, None, None, None, None, None)
+    assert build.device == "cuda:1" and chosen_build(rig, "openvino", None, None, None, None).device == ""
+    made = []
+    monkeypatch.setattr("launch.engine.make_engine", lambda name, **how: made.append((name, how)) or FakeEngine())
+    build_engine(build, check=False)
+    assert [(name, how["device"], how["views"], how["size"]) for name, how in made] == [("torch", "cuda:1", 2, 128)] * 2
+
+
+class FakeEngine:
+    location = Path("kept")
+
+    def describe(self):
+        return "fake"
 
 
 @pytest.mark.parametrize(("bf16", "size"), [(True, 256), (False, 192)])
