@@ -56,7 +56,7 @@ def make_decoder(name: str, threads: int, sight: Sight) -> Decoder:
     if not isinstance(sight, DeviceSight):
         raise HeadstreamError('normals.decode: "nvjpeg" leaves pictures on the GPU; set normals.windows = "cuda", too')
     decoder = NvjpegDecoder(sight.upload)
-    log.info("normals: pictures decoded by %s on %s", decoder.name, sight.device)
+    log.info("normals: pictures decoded by %s on %s", f"{decoder.name} ({decoder.through})", sight.device)
     return decoder
 
 
@@ -64,8 +64,8 @@ class TurboDecoder:
     """Decodes in a few threads (libjpeg-turbo runs without Python's lock).
 
     threads: 0 takes half of the cores, 2 to 16, and no more than there are pictures; 1 decodes in the caller's thread.
-    room: gives, once a set, arrays by camera to decode into. Raises HeadstreamError when the library is not on this machine. ``close`` ends the
-    threads.
+    room: gives, once a set, arrays by camera to decode into. Raises HeadstreamError when the library is not on this
+    machine. ``close`` ends the threads.
     """
 
     name = "turbojpeg"

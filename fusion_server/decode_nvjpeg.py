@@ -1,9 +1,9 @@
 """JPEG to RGB by nvJPEG, on the GPU where the pictures are wanted. Optional: ``pip install 'headstream[nvjpeg]'``.
 
-nvJPEG comes through TorchCodec, which PyTorch's people keep and to which torchvision's decoder has moved. Which of the
-two decoders is the quicker one is for ``benchmarks/gpu/run.sh`` to say on the machine that is meant.
-**It has never been executed, on a GPU or with TorchCodec** (whose wheel for Linux wants CUDA's libraries): tests run
-this file with a stand-in for its one function.
+nvJPEG comes through TorchCodec, which PyTorch's people keep, or else through torchvision, whose decoder has moved there
+and will go. Whether it is quicker than TurboJPEG is for ``benchmarks/gpu/run.sh`` to say on the machine that is meant.
+**It has never been executed, on a GPU or with either** (their wheels for Linux want CUDA's libraries): tests run this
+file with stand-ins for their one function.
 
 nvJPEG is not as strict as ours: a JPEG without its end is refused here before it is asked, but what it makes of data
 damaged in between is not known.
@@ -11,17 +11,30 @@ damaged in between is not known.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor, frombuffer, uint8
+import numpy as np
+from torch import Tensor, device, frombuffer, uint8
 
 from fusion_server.decode import Jpeg, strict_turbojpeg, undecodable, unfit
 from geometry.device import Lane
 from protocol.calibration import Calibration, Camera
 from protocol.errors import HeadstreamError
 
+Decode = Callable[[list[Tensor], device], list[Tensor]]
 _END = b"\xff\xd9"  # within a picture's data a byte 0xff is always followed by another than this
+
+
+def _of_torchcodec() -> Decode:
+    from torchcodec.decoders import decode_jpeg
+
+    return lambda sources, device: decode_jpeg(sources, mode="RGB", device=device)
+
+
+def _of_torchvision() -> Decode:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    return lambda sources, device: decode_jpeg(sources, mode=ImageReadMode.RGB, device=device)
 
 
 class NvjpegDecoder:
@@ -30,17 +43,22 @@ class NvjpegDecoder:
     name = "nvjpeg"
 
     def __init__(self, lane: Lane) -> None:
-        """Raises HeadstreamError when TorchCodec is not there, or cannot be loaded."""
-        try:
-            from torchcodec.decoders import decode_jpeg
-        except (ImportError, OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise HeadstreamError(
-                f"normals.decode: 'nvjpeg' needs torchcodec ({reason}); pip install 'headstream[nvjpeg]'"
-            ) from None
-        self._decode_jpeg: Any = decode_jpeg
+        """Raises HeadstreamError when neither TorchCodec nor torchvision is there and decodes a picture."""
         self._headers = strict_turbojpeg()
         self._lane = lane
+        probe, reasons = self._headers.encode(np.zeros((16, 16, 3), np.uint8)), []
+        for self.through, found in (("torchcodec", _of_torchcodec), ("torchvision", _of_torchvision)):
+            try:
+                self._decode = found()
+                with lane.entered():
+                    self._batch([probe])  # what was built without nvJPEG says so here, and not at every picture
+                return
+            except (ImportError, OSError, RuntimeError) as error:
+                reasons.append(f"{self.through}: {' '.join(str(error).split())[:120]}")
+        raise HeadstreamError(
+            f"normals.decode: 'nvjpeg' needs torchcodec, or else torchvision ({'; '.join(reasons)}); "
+            "pip install 'headstream[nvjpeg]'"
+        )
 
     def close(self) -> None:
         """See ``Decoder``."""
@@ -69,7 +87,7 @@ class NvjpegDecoder:
         if not jpegs:
             return []
         sources = [frombuffer(bytearray(jpeg), dtype=uint8) for jpeg in jpegs]
-        planes = self._decode_jpeg(sources, mode="RGB", device=self._lane.device)
+        planes = self._decode(sources, self._lane.device)
         return [each.permute(1, 2, 0).contiguous() for each in planes]
 
     def _unfit(self, camera: Camera, jpeg: Jpeg) -> str:

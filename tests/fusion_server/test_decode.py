@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from enum import Enum
 from types import SimpleNamespace
 
 import cv2
@@ -62,16 +63,33 @@ def stand_in(sources, *, mode, device):
     return [torch.from_numpy(picture).permute(2, 0, 1).contiguous().to(device) for picture in pictures]
 
 
-@pytest.fixture
-def torchcodec(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", SimpleNamespace(decode_jpeg=stand_in))
+class ReadMode(Enum):
+    RGB = 3
 
 
-@pytest.fixture(params=["one thread", "three threads", "with room", "nvjpeg, stood in for"])
-def decoder(request, torchcodec):
-    if request.param.startswith("nvjpeg"):
+def older_stand_in(sources, mode, device):
+    """torchvision's, which says the mode otherwise."""
+    assert mode is ReadMode.RGB and isinstance(sources, list)
+    return stand_in(sources, mode="RGB", device=device)
+
+
+def there(monkeypatch, torchcodec=None, torchvision=None) -> None:
+    """Have these functions be what the packages have; None: they are not installed."""
+    found = {"torchcodec.decoders": {"decode_jpeg": torchcodec}}
+    found["torchvision.io"] = {"decode_jpeg": torchvision, "ImageReadMode": ReadMode}
+    for name, functions in found.items():
+        installed = functions["decode_jpeg"] is not None
+        monkeypatch.setitem(sys.modules, name.partition(".")[0], SimpleNamespace() if installed else None)
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**functions) if installed else None)
+
+
+@pytest.fixture(params=["one thread", "three threads", "with room", "torchcodec's nvjpeg", "torchvision's nvjpeg"])
+def decoder(request, monkeypatch):
+    if request.param.endswith("nvjpeg"):
+        package = request.param.partition("'")[0]
+        there(monkeypatch, **{package: stand_in if package == "torchcodec" else older_stand_in})
         made = OnHost(NvjpegDecoder(Lane(torch.device("cpu"))))
+        assert made.decoder.through == package
     elif request.param == "with room":
         made = TurboDecoder(2, lambda: {c.name: np.full((HEIGHT, WIDTH, 3), 7, np.uint8) for c in CALIBRATION.cameras})
     else:
@@ -146,10 +164,24 @@ def test_pictures_are_written_into_the_room_that_is_given():
     assert np.abs(images["cam2"].astype(int) - picture(2)).mean() < 2 and not room["cam1"].any()
 
 
-def test_without_torchcodec_nvjpeg_is_one_line_with_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchcodec", None)
-    with pytest.raises(HeadstreamError, match=r"'nvjpeg' needs torchcodec .*; pip install 'headstream\[nvjpeg\]'$"):
-        NvjpegDecoder(Lane(torch.device("cpu")))
+def without_nvjpeg(*_, **__):
+    raise RuntimeError("not compiled with\nnvJPEG support")
+
+
+def test_without_a_package_that_has_it_nvjpeg_is_one_line_with_what_to_install(monkeypatch):
+    needs = r"^normals.decode: 'nvjpeg' needs torchcodec, or else torchvision \(torchcodec: .*; torchvision: .*\); pip "
+    for packages in ({}, {"torchvision": without_nvjpeg}, {"torchcodec": without_nvjpeg}):
+        there(monkeypatch, **packages)
+        with pytest.raises(HeadstreamError, match=needs + r"install 'headstream\[nvjpeg\]'$") as caught:
+            NvjpegDecoder(Lane(torch.device("cpu")))
+        assert "\n" not in str(caught.value) and ("not compiled with nvJPEG" in str(caught.value)) == bool(packages)
+
+
+def test_the_package_that_stays_is_taken_before_the_one_that_goes(monkeypatch):
+    there(monkeypatch, stand_in, older_stand_in)
+    assert NvjpegDecoder(Lane(torch.device("cpu"))).through == "torchcodec"
+    there(monkeypatch, without_nvjpeg, older_stand_in)
+    assert NvjpegDecoder(Lane(torch.device("cpu"))).through == "torchvision"
 
 
 def test_several_threads_are_used():

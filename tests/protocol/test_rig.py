@@ -124,7 +124,10 @@ def test_a_saved_rig_leaves_defaults_out(tmp_path):
         (rig_with(sync={"min_cameras": 3}), "sync.min_cameras: 3; the rig has 2 cameras"),
         (rig_with(normals={"device": "gpu0"}), "normals.device: 'gpu0'; must be 'cuda', 'cuda:<number>' or 'cpu'"),
         (rig_with(normals={"windows": "gpu"}), "normals.windows: 'gpu'; must be 'cpu' or 'cuda'"),
-        (rig_with(normals={"decode_threads": 300}), "normals.decode_threads: 300; must be a whole number from 0 to 256"),
+        (
+            rig_with(normals={"decode_threads": 300}),
+            "normals.decode_threads: 300; must be a whole number from 0 to 256",
+        ),
         (rig_with(normals={"decode": "opencv"}), "normals.decode: 'opencv'; must be 'turbojpeg' or 'nvjpeg'"),
         (rig_with(normals={"decode": "nvjpeg"}), "normals.decode: 'nvjpeg' leaves pictures on the GPU; say normals.wi"),
         (rig_with(surface={"device": "", "kernels": "cuda"}), "surface.device: ''; must be 'cuda', 'cuda:<number>' or"),
