@@ -104,6 +104,32 @@ def test_masks_are_cleaned_and_measured_as_on_the_cpu(kernels, rasterizer, track
     assert np.percentile(off, 99.9) < 2e-5 and off.max() < 0.02
 
 
+def test_pieces_of_any_shape_are_the_cpu_s_whichever_thread_comes_first(kernels, rasterizer, track):
+    """Snakes and spirals, whose pixels are a long way from their first one, combs, and noise of many pieces."""
+    rows, columns = np.mgrid[:96, :96]
+    snake = (rows % 4 < 2) | ((rows % 8 < 4) & (columns > 93)) | ((rows % 8 >= 4) & (columns < 2))
+    ring = np.minimum.reduce([rows, columns, 95 - rows, 95 - columns])
+    spiral = (ring % 4 < 2) ^ ((columns == rows + 1) & (rows < 48))
+    comb = (columns % 3 < 2) & (rows > 8) | (rows > 90)
+    noise = [np.random.default_rng(n).random((96, 96)) < share for n, share in enumerate((0.55, 0.62))]
+    shapes = (snake, spiral, comb, comb[::-1, ::-1], *noise)
+    views = [
+        replace(view, mask=mask.astype(np.float32), valid=None) for view, mask in zip(observed(), shapes, strict=True)
+    ]
+    theirs = silhouettes(views)
+    assert not theirs.blind.all() and theirs.inside.any((1, 2)).sum() > 3
+    library = kernels._library["masks"]
+    for order in (0, 1, 2) if library.emulated else (0,):
+        if library.emulated:
+            library.emulate_order(order)
+        frame = made(kernels, rasterizer, track, views)
+        frame.launches.observe()
+        if library.emulated:
+            library.emulate_order(0)
+        np.testing.assert_array_equal(numpy(frame.launches.levels[0].inside) != 0, theirs.inside)
+        np.testing.assert_array_equal(numpy(frame.outbox["blind"]) != 0, theirs.blind)
+
+
 def test_maps_pictures_and_the_middle_are_the_cpu_s(kernels, rasterizer, track):
     views = observed(3.0)
     views[2] = replace(views[2], mask=np.zeros_like(views[2].mask))
