@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from scipy import sparse
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from protocol.errors import HeadstreamError
 
@@ -49,6 +50,20 @@ def edges(faces: np.ndarray) -> np.ndarray:
     """Every edge once, smaller index first.  # E,2"""
     pairs = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
     return np.unique(pairs, axis=0)
+
+
+def in_order(mesh: Mesh) -> Mesh:
+    """The same surface, vertices and faces numbered so that neighbours stand near each other in memory: whoever goes
+    through them, or looks at pictures face by face, finds most of what it needs in the cache (Cuthill and McKee, ACM
+    National Conference 1969). Texture coordinates are dropped."""
+    i, j = edges(mesh.faces).T
+    count = len(mesh.vertices)
+    links = sparse.coo_matrix((np.ones(2 * len(i), np.bool_), (np.r_[i, j], np.r_[j, i])), (count, count))
+    order = reverse_cuthill_mckee(links.tocsr(), symmetric_mode=True)
+    number = np.empty(count, np.int32)
+    number[order] = np.arange(count, dtype=np.int32)
+    faces = number[mesh.faces]
+    return Mesh(mesh.vertices[order], faces[np.lexsort(np.sort(faces, 1).T[::-1])])
 
 
 def loop_subdivide(mesh: Mesh, times: int = 1) -> Mesh:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from geometry.compiled import kernel
-from geometry.mesh import Mesh, edges, face_normals, vertex_normals
+from geometry.mesh import Mesh, edges, face_normals, in_order, vertex_normals
 
 _LONG, _SHORT = 4 / 3, 4 / 5  # of the wanted length: a split's halves are not short, a collapse makes no long edge
 _WIDEST = 24  # faces at one vertex; nothing that would make more is done
@@ -50,7 +50,8 @@ def is_closed_manifold(faces: np.ndarray) -> bool:
 
 
 def remesh(mesh: Mesh, edge_length: float | np.ndarray, rounds: int = 5, surface=None) -> Mesh:
-    """An even mesh of the same surface, edges about ``edge_length`` metres; texture coordinates are dropped.
+    """An even mesh of the same surface, edges about ``edge_length`` metres, ``in_order``; texture coordinates are
+    dropped.
 
     edge_length: one for all, or that at each vertex of the mesh (P,); it should vary slowly. surface: a
     ``geometry.measure.SurfaceIndex`` to project onto; by default the mesh itself.
@@ -76,7 +77,7 @@ def remesh(mesh: Mesh, edge_length: float | np.ndarray, rounds: int = 5, surface
         if np.ndim(edge_length):
             nearest = nearest if surface is own else own.closest(vertices)[2]
             length = wanted[mesh.faces[nearest]].mean(1)
-    return _without_spikes(Mesh(vertices, faces))
+    return in_order(_without_spikes(Mesh(vertices, faces)))
 
 
 def _without_spikes(mesh: Mesh) -> Mesh:

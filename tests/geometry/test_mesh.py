@@ -7,7 +7,17 @@ import pytest
 import trimesh
 from shapes import octahedron_sphere, square, tetrahedron
 
-from geometry.mesh import Mesh, edges, face_normals, loop_matrix, loop_subdivide, read_ply, vertex_normals, write_ply
+from geometry.mesh import (
+    Mesh,
+    edges,
+    face_normals,
+    in_order,
+    loop_matrix,
+    loop_subdivide,
+    read_ply,
+    vertex_normals,
+    write_ply,
+)
 from protocol.errors import HeadstreamError
 
 
@@ -40,6 +50,25 @@ def test_vertex_normals_weigh_faces_by_area():
 
 def test_edges_stand_once():
     assert edges(square().faces).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]]
+
+
+def test_in_order_neighbours_stand_near_each_other_and_the_surface_is_the_same():
+    sphere = octahedron_sphere(4)
+    draw = np.random.default_rng(0)
+    number = draw.permutation(len(sphere.vertices)).astype(np.int32)
+    vertices = np.empty_like(sphere.vertices)
+    vertices[number] = sphere.vertices
+    mixed = Mesh(vertices, draw.permutation(number[sphere.faces]))
+    tidy = in_order(mixed)
+
+    def corners(mesh):  # of each face from its first corner on, so that a turned or turned-over face is another
+        return sorted(map(tuple, mesh.vertices[mesh.faces].reshape(-1, 9).round(12).tolist()))
+
+    assert corners(tidy) == corners(mixed)
+    apart = [np.abs(np.diff(edges(mesh.faces), axis=1)).mean() for mesh in (mixed, tidy)]
+    assert apart[1] < 0.15 * apart[0]
+    faces = [np.abs(np.diff(mesh.faces.mean(1))).mean() for mesh in (mixed, tidy)]
+    assert faces[1] < 0.1 * faces[0]
 
 
 def test_subdividing_keeps_corners_of_texture_and_quadruples_faces():
