@@ -360,12 +360,13 @@ def test_a_track_that_stays_lost_makes_keyframes_at_first_and_then_more_seldom(m
     assert tracker.update(views).quality.flags == ()
 
 
-def test_a_take_has_one_topology_whoever_walks_in():
+def test_a_take_has_one_topology_whoever_walks_in(monkeypatch):
     tracker = SurfaceTracker(replace(SETTINGS, uv=False), CpuRasterizer())
     key = tracker.update(observed(subject(0)))
-    tracker.keeps_topology = True
+    monkeypatch.setattr("fusion_server.surface.track.is_registered", lambda quality, distance: False)
     mesh = blob(5)
     wide = Mesh(mesh.vertices * (1.5, 0.4, 0.8), mesh.faces)
+    tracker.keeps_topology = True
     frame = tracker.update(observed(wide))
     assert frame.quality.flags[0] == "lost" and frame.faces is key.faces
     np.testing.assert_array_equal(frame.vertices, key.vertices)
@@ -373,7 +374,9 @@ def test_a_take_has_one_topology_whoever_walks_in():
     assert "lost" not in back.quality.flags and back.faces is key.faces
     assert error(back, subject(1))[0] < 0.4e-3
     tracker.keeps_topology = False
-    assert "new topology" in tracker.update(observed(wide)).quality.flags
+    other = tracker.update(observed(wide))
+    assert "new topology" in other.quality.flags and other.faces is not key.faces
+    assert error(other, wide)[0] < 1e-3
 
 
 def test_nothing_to_see_keeps_the_track():

@@ -47,6 +47,9 @@ class Knowing:
         self._uv = UV if asked[-1] else None
         self._rest = list(FRAMES)
 
+    def keep_topology(self, keeps):
+        pass
+
     def reconstruct(self, images):
         frame = self._rest.pop(0)
         if frame not in MOVED:
