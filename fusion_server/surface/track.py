@@ -36,6 +36,7 @@ _SEARCH = (_WIDE,) * 3 + (WARM,) * 3
 _REMEMBER = 0.2  # of what a frame's surface still wants as a whole is new; the rest is what earlier ones did
 _FEWEST = 3  # views that are left when cameras that are stuck are left out; below, they are better than nothing
 _TURNS = np.radians([30, -30, 60, -60, 90, -90, 120, -120, 150, -150, 180])  # from one to the next normals find the way
+_SMALL = 4  # of them, tried first
 
 
 class SurfaceTracker:
@@ -114,8 +115,12 @@ class SurfaceTracker:
         whether to try turns of that pose as well."""
         shifted = track.vertices + (frame.observation.middle - track.middle)
         found = self._sought_from(frame, track, self._as_one_piece(frame, track, shifted))
-        if found is None and turned and track.skin is not None:
-            starts = [self._as_one_piece(frame, track, start) for start in _turned(shifted, frame)]
+        if track.skin is None or not turned:
+            return found
+        for turns in (_TURNS[:_SMALL], _TURNS[_SMALL:]):  # each costs a look or ten
+            if found is not None:
+                break
+            starts = [self._as_one_piece(frame, track, start) for start in _turned(shifted, frame, turns)]
             found = self._sought_from(frame, track, self._most_alike(frame, track, starts))
         return found
 
@@ -153,7 +158,7 @@ class SurfaceTracker:
         if track.skin is None:
             start = aligned(there, index)
         else:
-            turns = (there, *_turned(there, frame))
+            turns = (there, *_turned(there, frame, _TURNS))
             start = self._most_alike(frame, track, [self._as_one_piece(frame, track, turn) for turn in turns])
         start = draped(start, track.topology, index)
         frame.clock.lap("fit")
@@ -221,11 +226,11 @@ class _Candidate:
     quality: Quality
 
 
-def _turned(vertices: np.ndarray, frame: Frame) -> list[np.ndarray]:
-    """Vertices (P, 3) turned about the cameras' vertical by every one of the turns that are tried."""
+def _turned(vertices: np.ndarray, frame: Frame, turns: np.ndarray) -> list[np.ndarray]:
+    """Vertices (P, 3) turned about the cameras' vertical by each of the turns (radians)."""
     down = np.mean([view.camera.R[1] for view in frame.views], axis=0)
     middle = vertices.mean(0)
-    return [(vertices - middle) @ rotation(turn * down / np.linalg.norm(down)).T + middle for turn in _TURNS]
+    return [(vertices - middle) @ rotation(turn * down / np.linalg.norm(down)).T + middle for turn in turns]
 
 
 def _surface(
