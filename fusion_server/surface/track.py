@@ -37,6 +37,7 @@ _REMEMBER = 0.2  # of what a frame's surface still wants as a whole is new; the 
 _FEWEST = 3  # views that are left when cameras that are stuck are left out; below, they are better than nothing
 _TURNS = np.radians([30, -30, 60, -60, 90, -90, 120, -120, 150, -150, 180])  # from one to the next normals find the way
 _SMALL = 4  # of them, tried first
+_NUDGES = np.radians([0, 4, -4, 8, -8, 12, -12])  # from one to the next the skin finds the way
 
 
 class SurfaceTracker:
@@ -139,6 +140,8 @@ class SurfaceTracker:
         return there
 
     def _sought_from(self, frame: Frame, track: Track, start: np.ndarray) -> _Candidate | None:
+        if track.skin is not None:  # which way a round head looks, its normals hardly know
+            start = self._most_alike(frame, track, _turned(start, frame, _NUDGES))
         start = on_skin(frame, track, start, self._look(frame, track, start))
         found = self._refined(frame, track, start, _SEARCH)
         apart = track.pose.apart(found.track.vertices)

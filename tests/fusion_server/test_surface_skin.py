@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from surface_scene import camera_at, egg, icosphere, marks, ring, views_of
+from surface_scene import camera_at, egg, icosphere, marks, ring, turned, views_of
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.observation import look, observe
@@ -154,6 +154,18 @@ def test_how_alike_pictures_are_to_the_keyframe_s_is_a_correlation(scene):
 def test_nothing_is_alike_where_nothing_varies():
     assert np.isnan(uncorrelated(0, 0, 0, 0, 0, 0)) and np.isnan(uncorrelated(2, 2, 0, 2, 0, 1))
     assert uncorrelated(2, 0, 0, 2, 2, 2) == 0 and uncorrelated(2, 0, 0, 2, -2, 2) == 2
+
+
+@pytest.mark.parametrize("degrees", [10.0, -14.0])
+def test_a_round_head_that_turned_too_far_for_its_skin_is_found_by_small_turns(degrees):
+    """16 or 22 mm between two meshes, of which no normal and no outline tells."""
+    tracker = SurfaceTracker(SETTINGS, RASTERIZER)
+    first = tracker.update(observed(egg(0.0)))
+    nails = Attached.of(first.vertices, egg(0.0))
+    there = turned(egg(0.0), degrees)
+    frame = tracker.update(observed(there))
+    assert frame.kind == "warm" and frame.quality.flags == ("recovered",)
+    assert np.median(nails.away(frame.vertices, there.vertices)) < 0.6e-3
 
 
 def test_when_the_light_goes_out_the_shape_is_followed_and_the_skin_is_said_to_be_strange():
