@@ -97,7 +97,7 @@ class SurfaceTracker:
             candidate = replace(candidate, track=replace(candidate.track, missed=missed + 1))
             return self._accept(frame, candidate, "warm", found.iterations)
         if searches:
-            return self._registered(frame, self._track)
+            return self._registered(frame, self._track, candidate.quality)
         return self._lost(frame, self._track, candidate.quality)
 
     def _candidate(self, frame: Frame, track: Track, found: Warm) -> _Candidate:
@@ -118,7 +118,7 @@ class SurfaceTracker:
         found = self._sought_from(frame, track, self._as_one_piece(frame, track, shifted))
         if track.skin is None or not turned:
             return found
-        for turns in (_TURNS[:_SMALL], _TURNS[_SMALL:]):  # each costs a look or ten
+        for turns in (_TURNS[:_SMALL], _TURNS[_SMALL:]):  # each turn costs up to a dozen looks
             if found is not None:
                 break
             starts = [self._as_one_piece(frame, track, start) for start in _turned(shifted, frame, turns)]
@@ -150,12 +150,12 @@ class SurfaceTracker:
     def _look(self, frame: Frame, track: Track, vertices: np.ndarray) -> Look:
         return look(vertices, track.topology, frame.coarse, self._rasterizer)
 
-    def _registered(self, frame: Frame, track: Track) -> SurfaceFrame:
-        """The old topology on a new keyframe, or that keyframe's own."""
+    def _registered(self, frame: Frame, track: Track, tried: Quality) -> SurfaceFrame:
+        """The old topology on a new keyframe, or that keyframe's own; tried: what the old one was worth here."""
         try:
             mesh, iterations = make_keyframe(frame.observation, self._rasterizer, self._settings, frame.clock)
         except SurfaceError:
-            return self._lost(frame, track, None)
+            return self._lost(frame, track, tried)
         index = SurfaceIndex(mesh)
         there = track.vertices + (mesh.vertices.mean(0) - track.vertices.mean(0))
         if track.skin is None:
@@ -213,10 +213,9 @@ class SurfaceTracker:
         frame.clock.lap("steady")
         return _surface(candidate.track, self._shown.vertices, kind, quality, frame, iterations)
 
-    def _lost(self, frame: Frame, track: Track, quality: Quality | None) -> SurfaceFrame:
+    def _lost(self, frame: Frame, track: Track, quality: Quality) -> SurfaceFrame:
         """The last good surface; quality: of what was tried in vain."""
         self._track = replace(track, missed=track.missed + 1)
-        quality = quality or replace(track.reference, flags=())
         flags = ("lost", *(flag for flag in quality.flags if flag != "lost"))
         quality = replace(quality, confidence=0.0, flags=flags)
         shown = self._shown.vertices if self._shown is not None else track.vertices

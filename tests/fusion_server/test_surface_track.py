@@ -357,6 +357,7 @@ def test_a_track_that_stays_lost_makes_keyframes_at_first_and_then_more_seldom(m
     frames = [tracker.update([replace(view, mask=corner) for view in views]) for _ in range(7)]
     assert all(frame.quality.flags[0] == "lost" for frame in frames)
     assert len(made) == 4  # at once, and after one, two and four frames
+    assert all(frame.quality.silhouette_iou < 0.6 for frame in frames)  # of this frame, not of the keyframe
     assert tracker.update(views).quality.flags == ()
 
 
