@@ -22,6 +22,10 @@ INWARD = 1.5  # pixels before a contour point, where the surface that it belongs
 ROUND = 0.2  # metres: twice the radius of what an outline belongs to, about
 HIDDEN = 1.5  # what lies further behind the surface there than this times as far as it bends away is hidden
 OUTSIDE = 1.5  # pixels outside a mask that a vertex may stand before it is pulled in
+# An outline runs as its contour does. Where the two directions differ, the contour belongs to another part of it: on
+# the truth's own mesh rows want 0.05 mm where they are parallel, 0.7 mm at 8 degrees, 7 mm beyond 60.
+ASTRAY = 0.5  # cosine between the two below which there is no row
+PARALLEL = 30.0  # power of that cosine that a row's weight has
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +170,18 @@ def _contours(
             p0 = x[i, 0] + share * (x[j, 0] - x[i, 0])
             p1 = x[i, 1] + share * (x[j, 1] - x[i, 1])
             p2 = x[i, 2] + share * (x[j, 2] - x[i, 2])
-            ok, px, py, _ = _row(p0, p1, p2, matrix[v], rotation[v], focal[v], distance[v], known[v], gate, scale, out)
-            if not ok:
-                continue
             n0 = normals[i, 0] + share * (normals[j, 0] - normals[i, 0])
             n1 = normals[i, 1] + share * (normals[j, 1] - normals[i, 1])
             n2 = normals[i, 2] + share * (normals[j, 2] - normals[i, 2])
+            # A smooth surface bends away from its chord: by l^2 / 8 r in the middle of an edge on a sphere.
+            bulge = (x[j, 0] - x[i, 0]) * (normals[j, 0] - normals[i, 0])
+            bulge += (x[j, 1] - x[i, 1]) * (normals[j, 1] - normals[i, 1])
+            bulge += (x[j, 2] - x[i, 2]) * (normals[j, 2] - normals[i, 2])
+            bulge *= 0.5 * share * (1.0 - share)
+            p0, p1, p2 = p0 + bulge * n0, p1 + bulge * n1, p2 + bulge * n2
+            ok, px, py, _ = _row(p0, p1, p2, matrix[v], rotation[v], focal[v], distance[v], known[v], gate, scale, out)
+            if not ok:
+                continue
             ox = rotation[v, 0, 0] * n0 + rotation[v, 0, 1] * n1 + rotation[v, 0, 2] * n2
             oy = rotation[v, 1, 0] * n0 + rotation[v, 1, 1] * n1 + rotation[v, 1, 2] * n2
             size = max(np.sqrt(ox * ox + oy * oy), 1e-9)
@@ -182,6 +192,12 @@ def _contours(
             bend = np.sqrt(ROUND * INWARD * before / focal[v])
             if before > 0.0 and _depth(matrix[v], p0, p1, p2) > before + HIDDEN * bend:
                 continue
+            parallel = -(n0 * out[0] + n1 * out[1] + n2 * out[2]) / np.sqrt(
+                (n0 * n0 + n1 * n1 + n2 * n2) * (out[0] * out[0] + out[1] * out[1] + out[2] * out[2])
+            )
+            if parallel < ASTRAY:
+                continue
+            out[4] *= parallel**PARALLEL
             edge_out[v, found] = e
             data_out[v, found, 0] = share
             data_out[v, found, 1:6] = out

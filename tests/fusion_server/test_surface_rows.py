@@ -344,6 +344,17 @@ def test_contours_pull_a_surface_of_the_wrong_size_back(scene, off):
     assert np.median(moved[touched]) == pytest.approx(-off, abs=0.4e-3)
 
 
+def test_the_outline_of_a_coarse_mesh_is_that_of_the_smooth_surface_through_its_vertices():
+    """A chord lies within a round outline: a surface that is where it belongs must not be pushed out for that."""
+    fine, coarse = (icosphere(times) for times in (5, 2))
+    observation = observe(views_of(Mesh(0.1 * fine.vertices, fine.faces), skin(5), CAMERAS, fine=3), False)
+    topology = Topology.of(coarse.faces, len(coarse.vertices))
+    seen = look(0.1 * coarse.vertices, topology, observation, RASTERIZER)
+    rows = contour_rows(seen.shape, topology, seen.raster.depth, observation.rig, observation.outlines, 8.0, 10e-3)
+    assert len(rows.want) > 100
+    assert abs(np.median(rows.want)) < 0.2e-3  # its edges are 30 mm long, their middles a millimetre within
+
+
 def test_a_surface_that_stands_beside_its_masks_is_pulled_as_a_whole():
     """However many vertices are outside: how they are numbered must not say which of them are heard."""
     mesh, count = blob(4), len(blob(4).vertices)

@@ -69,8 +69,8 @@ extern "C" int contours(
     const float* depth, const double* matrix, const double* rotation, const double* center, const double* focal,
     const float* distance, const double* known, const int8_t* blind, int64_t views, int64_t height, int64_t width,
     int64_t edge_count, int64_t vertex_count, double gate, double scale, double outward, double inward, double round,
-    double hidden, double outside, double* share_out, double* gradient_out, double* want_out, double* weight_out,
-    double* off, int32_t* count, void* stream
+    double hidden, double outside, double astray, double power, double* share_out, double* gradient_out,
+    double* want_out, double* weight_out, double* off, int32_t* count, void* stream
 ) {
     int64_t pixels = height * width, places = edge_count + vertex_count;
     Rows rows = {share_out, gradient_out, want_out, weight_out};
@@ -85,12 +85,18 @@ extern "C" int contours(
         double second = nb[0] * (c[0] - b[0]) + nb[1] * (c[1] - b[1]) + nb[2] * (c[2] - b[2]);
         if ((first > 0.0) == (second > 0.0)) return;
         double share = first / (first - second), p[3], out[ROW], px, py, s;
-        for (int axis = 0; axis < 3; ++axis) p[axis] = a[axis] + share * (b[axis] - a[axis]);
+        double n[3], bulge = 0.0;
+        for (int axis = 0; axis < 3; ++axis) {
+            p[axis] = a[axis] + share * (b[axis] - a[axis]);
+            n[axis] = na[axis] + share * (nb[axis] - na[axis]);
+            bulge += (b[axis] - a[axis]) * (nb[axis] - na[axis]);
+        }
+        bulge *= 0.5 * share * (1.0 - share);
+        for (int axis = 0; axis < 3; ++axis) p[axis] += bulge * n[axis];
         Map map = {distance + v * pixels, matrix + 12 * v, known + 4 * v, focal[v], height, width};
         if (!row(map, p, gate, scale, out, px, py, s)) return;
         const double* r = rotation + 9 * v;
-        double n0 = na[0] + share * (nb[0] - na[0]), n1 = na[1] + share * (nb[1] - na[1]), n2 = na[2] + share * (nb[2] - na[2]);
-        double ox = r[0] * n0 + r[1] * n1 + r[2] * n2, oy = r[3] * n0 + r[4] * n1 + r[5] * n2;
+        double ox = r[0] * n[0] + r[1] * n[1] + r[2] * n[2], oy = r[3] * n[0] + r[4] * n[1] + r[5] * n[2];
         double size = fmax(sqrt(ox * ox + oy * oy), 1e-9);
         ox /= size, oy /= size;
         const float* shown = depth + v * pixels;
@@ -99,7 +105,11 @@ extern "C" int contours(
         double bend = sqrt(round * inward * before / focal[v]);
         const double* m = map.m;
         if (before > 0.0 && m[8] * p[0] + m[9] * p[1] + m[10] * p[2] + m[11] > before + hidden * bend) return;
-        out[0] = share;
+        const double* g = out + 1;
+        double sizes = (n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) * (g[0] * g[0] + g[1] * g[1] + g[2] * g[2]);
+        double parallel = -(n[0] * g[0] + n[1] * g[1] + n[2] * g[2]) / sqrt(sizes);
+        if (!(parallel >= astray)) return;
+        out[0] = share, out[5] *= pow(parallel, power);
         put(rows, place, out);
         off[atomic_next(count)] = fabs(out[4]);
     });
