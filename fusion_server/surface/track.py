@@ -208,7 +208,7 @@ class SurfaceTracker:
             quality = replace(quality, flags=(flag, *quality.flags))
         # Nobody sees jitter on a head that is flung about, and a surface that is still settling must not be held back.
         jumped = bool(flag) or iterations > self._settings.iterations or not self._settings.steady
-        shown = steadied(None if jumped else self._shown, candidate.track.vertices)
+        shown = steadied(self._shown, candidate.track.vertices, jumped)
         self._shown = replace(shown, vertices=candidate.track.pose.unfolded(shown.vertices, candidate.track.topology))
         frame.clock.lap("steady")
         return _surface(candidate.track, self._shown.vertices, kind, quality, frame, iterations)

@@ -101,6 +101,35 @@ def test_a_shout_in_three_frames_arrives():
     assert error[18:].max() < 1e-3
 
 
+def test_a_face_that_begins_to_move_arrives_at_once():
+    """All that moves scatters too; a filter that took that for noise would hold back most of the first frames."""
+    draw = np.random.default_rng(3)
+    frames = [blob(3).vertices] * 15 + [blob(3).vertices + 0.8e-3 * draw.normal(size=blob(3).vertices.shape)]
+    late = np.linalg.norm(played(frames)[-1] - frames[-1], axis=1)
+    assert np.median(late) < 1.2 * 1.54 * NOISE  # half of normally distributed points are farther than 1.54
+
+
+def test_pictures_that_repeat_do_not_make_noise_look_like_motion():
+    draw = np.random.default_rng(4)
+    head, memory, out = blob(3).vertices, None, []
+    for n in range(60):
+        noisy = memory.vertices if n in (20, 21, 22) else head + NOISE * draw.normal(size=head.shape)
+        memory = steadied(memory, noisy)
+        out.append(memory.vertices)
+    assert np.stack(out)[30:].std(0).mean() < 0.5 * NOISE
+
+
+def test_what_noise_is_like_is_remembered_over_a_jump():
+    draw = np.random.default_rng(5)
+    memory, head = None, blob(3).vertices
+    for n in range(20):
+        memory = steadied(memory, head + NOISE * draw.normal(size=head.shape), jumped=n == 10)
+    jumped = steadied(memory, head, jumped=True)
+    assert jumped.vertices is head
+    assert 0 < jumped.scatter < 2 * NOISE
+    assert jumped.scatter == memory.scatter
+
+
 def test_a_turn_drifts_by_as_much_as_its_vertices_move():
     mesh = blob(3)
     turn = turned(mesh, 1.0).vertices

@@ -144,8 +144,8 @@ def test_a_warm_frame_has_no_fold_that_an_iteration_left(monkeypatch):
 
 
 def test_what_is_handed_out_has_no_fold_that_the_filter_made(monkeypatch):
-    def folding(before, vertices):
-        memory = steadied(before, vertices)
+    def folding(before, vertices, jumped):
+        memory = steadied(before, vertices, jumped)
         near = np.linalg.norm(vertices - vertices[100], axis=1) < 25e-3
         shaken = memory.vertices.copy()
         shaken[near] += 8e-3 * np.random.default_rng(0).normal(size=(near.sum(), 3))
