@@ -25,7 +25,8 @@ OUTSIDE = 1.5  # pixels outside a mask that a vertex may stand before it is pull
 # An outline runs as its contour does. Where the two directions differ, the contour belongs to another part of it: on
 # the truth's own mesh rows want 0.05 mm where they are parallel, 0.7 mm at 8 degrees, 7 mm beyond 60.
 ASTRAY = 0.5  # cosine between the two below which there is no row
-PARALLEL = 30.0  # power of that cosine that a row's weight has
+PARALLEL = 30.0  # power of that cosine that a row's weight has,
+SETTLED = 5e-3  # metres: where residuals up to there lose no weight; a surface that has far to go may still turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,12 @@ def add_contours(system, shape: Shape, topology: Topology, rows: ContourRows) ->
     first = (1 - rows.share) * (rows.gradient * shape.normals[i]).sum(1)
     second = rows.share * (rows.gradient * shape.normals[j]).sum(1)
     system.add_edge_points(rows.edge, first, second, rows.want, rows.weight)
+
+
+@kernel
+def power_of(scale: float) -> float:
+    """Of the cosine between a contour and its outline, in a row's weight, where residuals beyond scale lose weight."""
+    return PARALLEL if scale <= SETTLED else 0.0
 
 
 @kernel
@@ -150,6 +157,7 @@ def _contours(
     x, normals, edges, start, link, depth, matrix, rotation, center, focal, distance, known, blind, gate, scale,
     edge_out, data_out, count,
 ):  # fmt: skip
+    power = power_of(scale)
     for v in numba.prange(matrix.shape[0]):
         if blind[v]:
             continue
@@ -197,7 +205,7 @@ def _contours(
             )
             if parallel < ASTRAY:
                 continue
-            out[4] *= parallel**PARALLEL
+            out[4] *= parallel**power
             edge_out[v, found] = e
             data_out[v, found, 0] = share
             data_out[v, found, 1:6] = out

@@ -26,7 +26,7 @@ from fusion_server.surface.skin import Skin, begun, follow_skin, unlikeness
 from fusion_server.surface.solve import Shape, Topology
 from geometry.rasterize.base import Rasterizer
 
-WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=3e-3)
+WARM = Step(gate=10.0, scale=4e-3, relax=0.1, reach=2.25e-3)
 MOVED = Step(gate=20.0, scale=10e-3, relax=0.1, reach=3e-3, halvings=1)
 FAST = 3e-3  # metres from one frame to the next
 LED = 1.5e-3  # metres: what is left of a motion as one piece when the skin leads from there

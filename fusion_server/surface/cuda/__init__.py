@@ -200,8 +200,8 @@ class CudaKernels:
             "contours", vertices, normals, mesh.edges, mesh.start, mesh.link, self._seen(raster, 2), maps["matrix"],
             maps["rotation"], maps["center"], maps["focal"], maps["distance"], maps["known"], maps["blind"],
             *observation.outlines.distance.shape, edges, len(shape.vertices), gate, scale, contour.OUTWARD,
-            contour.INWARD, contour.ROUND, contour.HIDDEN, contour.OUTSIDE, contour.ASTRAY, contour.PARALLEL, share,
-            gradient, want, weight, off, count,
+            contour.INWARD, contour.ROUND, contour.HIDDEN, contour.OUTSIDE, contour.ASTRAY, contour.power_of(scale),
+            share, gradient, want, weight, off, count,
         )  # fmt: skip
         found = torch.nonzero(weight).ravel()
         data = [array[found].cpu().numpy() for array in (share, gradient, want, weight)]

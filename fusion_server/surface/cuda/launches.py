@@ -224,7 +224,7 @@ class Launches:
             "contour", "contours", x, b["normals"], mesh.edges, mesh.start, mesh.link, level.depth, level.matrix,
             i["rotation"], i["center"], level.focal, level.distance, level.known, self.outbox["blind"],
             *level.distance.shape, self._edges, self._vertices, gate, scale, c.OUTWARD, c.INWARD, c.ROUND, c.HIDDEN,
-            c.OUTSIDE, c.ASTRAY, c.PARALLEL, b["share"], b["gradient"], b["want"], b["weight"], b["off"],
+            c.OUTSIDE, c.ASTRAY, c.power_of(scale), b["share"], b["gradient"], b["want"], b["weight"], b["off"],
             b["off_count"],
         )  # fmt: skip
         self.run("reduce", "middle_two", b["off"], 0, b["off_count"], b["off_middle"])
