@@ -355,6 +355,27 @@ def test_the_outline_of_a_coarse_mesh_is_that_of_the_smooth_surface_through_its_
     assert abs(np.median(rows.want)) < 0.2e-3  # its edges are 30 mm long, their middles a millimetre within
 
 
+@pytest.mark.parametrize(("scale", "power"), [(4e-3, 30), (10e-3, 0)])
+def test_a_contour_that_runs_astray_of_its_outline_has_little_or_no_say(scale, power):
+    """A sphere against the outline of one that stands beside it: where the two cross, the outline is another part's.
+    Far from the answer, where the residuals' scale is wide, only what is beyond 60 degrees is left out."""
+    mesh = icosphere(4)
+    beside = Mesh(0.1 * mesh.vertices + (0.12, 0.0, 0.0), mesh.faces)
+    observation = observe(views_of(beside, skin(4), CAMERAS, fine=3), False)
+    topology = Topology.of(mesh.faces, len(mesh.vertices))
+    seen = look(0.1 * mesh.vertices, topology, observation, RASTERIZER)
+    rows = contour_rows(seen.shape, topology, seen.raster.depth, observation.rig, observation.outlines, 60.0, scale)
+    own = (rows.share > 0) & (rows.share < 1)  # of edges; vertices outside a mask have rows of their own
+    i, j = topology.edges[rows.edge[own]].T
+    share = rows.share[own, None]
+    normal = (1 - share) * seen.shape.normals[i] + share * seen.shape.normals[j]
+    sizes = np.linalg.norm(normal, axis=1) * np.linalg.norm(rows.gradient[own], axis=1)
+    cosine = -np.vecdot(normal, rows.gradient[own]) / sizes
+    assert cosine.min() < 0.8 and cosine.min() >= 0.5
+    alone = 1 / (1 + (rows.want[own] / scale) ** 2)
+    np.testing.assert_allclose(rows.weight[own], alone * cosine**power, rtol=1e-6, atol=1e-12)
+
+
 def test_a_surface_that_stands_beside_its_masks_is_pulled_as_a_whole():
     """However many vertices are outside: how they are numbered must not say which of them are heard."""
     mesh, count = blob(4), len(blob(4).vertices)

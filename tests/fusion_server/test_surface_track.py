@@ -143,6 +143,14 @@ def test_a_warm_frame_has_no_fold_that_an_iteration_left(monkeypatch):
     assert not Shape.of(tracker._track.vertices, topology).folded(topology).any()
 
 
+def test_a_head_that_is_flung_about_is_not_filtered():
+    tracker = SurfaceTracker(replace(SETTINGS, steady=True), CpuRasterizer())
+    for mesh in (subject(0), subject(0), turned(subject(0), 8.0, (0.0, 0.0, 0.0))):
+        shown = tracker.update(observed(mesh))
+    assert shown.iterations > SETTINGS.iterations
+    np.testing.assert_array_equal(shown.vertices, tracker._track.vertices)
+
+
 def test_what_is_handed_out_has_no_fold_that_the_filter_made(monkeypatch):
     def folding(before, vertices, jumped):
         memory = steadied(before, vertices, jumped)
