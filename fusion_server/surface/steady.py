@@ -19,6 +19,7 @@ from geometry.align import RigidMotion, rigid_motion
 _LEAST = 0.17  # share of what is new that comes through where there is only noise
 _TREND = 0.25  # share of what is new in the trend
 _SCATTERS = 1.3  # a trend of this many scatters counts half as motion
+# The next two lines were chosen on the demo's take, by its worst frames and a still head's jitter.
 _AT_ONCE = 3.5  # and so does what is off by this many in one frame, whatever went before
 _RISE, _FALL = 0.03, 0.3  # of the remembered scatter: in a frame at most; share of what is new
 _FLOOR = 5e-6  # metres: a smaller scatter is none

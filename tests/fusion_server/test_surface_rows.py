@@ -376,6 +376,18 @@ def test_a_contour_that_runs_astray_of_its_outline_has_little_or_no_say(scale, p
     np.testing.assert_allclose(rows.weight[own], alone * cosine**power, rtol=1e-6, atol=1e-12)
 
 
+def test_an_outline_leaves_out_vertices_without_a_normal(scene):
+    """Where the faces around a vertex cancel out it has none, and nothing runs along it."""
+    mesh, _, observation, topology = scene
+    seen = look(mesh.vertices, topology, observation, RASTERIZER)
+    given = (topology, seen.raster.depth, observation.rig, observation.outlines, 8.0, 4e-3)
+    normals = seen.shape.normals.copy()
+    normals[topology.edges[contour_rows(seen.shape, *given).edge[::2]].ravel()[::2]] = 0.0
+    rows = contour_rows(replace(seen.shape, normals=normals), *given)
+    assert len(rows.want) > 50
+    assert np.isfinite(rows.weight).all() and np.isfinite(rows.want).all()
+
+
 def test_a_surface_that_stands_beside_its_masks_is_pulled_as_a_whole():
     """However many vertices are outside: how they are numbered must not say which of them are heard."""
     mesh, count = blob(4), len(blob(4).vertices)
