@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numba
 import numpy as np
 from scipy import sparse
 
@@ -86,7 +87,7 @@ class Bias:
     def off_normals(self, fused: Fused, shape: Shape, topology: Topology) -> Fused:
         """The fused normals without it."""
         normal = np.empty_like(fused.normal)
-        _untilted(shape.vertices, topology.faces, shape.face_normals, fused.normal, self.tilt, self.share, normal)
+        _untilted(shape.vertices, topology.corners, shape.face_normals, fused.normal, self.tilt, self.share, normal)
         return replace(fused, normal=normal)
 
     def off_outlines(self, rows: ContourRows, cameras: Sequence[Camera], topology: Topology) -> ContourRows:
@@ -132,7 +133,7 @@ def _averaging(topology: Topology) -> sparse.csr_matrix:
 def _tilt(fused: Fused, shape: Shape, topology: Topology) -> np.ndarray:
     """Of the fused normals against the faces', where there are any.  # F,2"""
     tilt = np.zeros((len(topology.faces), 2))
-    _tilts(shape.vertices, topology.faces, shape.face_normals, fused.normal, fused.weight, tilt)
+    _tilts(shape.vertices, topology.corners, shape.face_normals, fused.normal, fused.weight, tilt)
     return tilt
 
 
@@ -146,18 +147,18 @@ def _axes(vertices, face, n):
     return x, y, z, n[1] * z - n[2] * y, n[2] * x - n[0] * z, n[0] * y - n[1] * x
 
 
-@kernel
+@kernel(parallel=True)
 def _tilts(vertices, faces, face_normals, normal, weight, tilt):
-    for f in range(faces.shape[0]):
+    for f in numba.prange(faces.shape[0]):
         if weight[f] > 0.0:
             x, y, z, u, v, w = _axes(vertices, faces[f], face_normals[f])
             tilt[f, 0] = normal[f, 0] * x + normal[f, 1] * y + normal[f, 2] * z
             tilt[f, 1] = normal[f, 0] * u + normal[f, 1] * v + normal[f, 2] * w
 
 
-@kernel
+@kernel(parallel=True)
 def _untilted(vertices, faces, face_normals, normal, tilt, share, out):
-    for f in range(faces.shape[0]):
+    for f in numba.prange(faces.shape[0]):
         x, y, z, u, v, w = _axes(vertices, faces[f], face_normals[f])
         s, t = share * tilt[f, 0], share * tilt[f, 1]
         a, b, c = normal[f, 0] - s * x - t * u, normal[f, 1] - s * y - t * v, normal[f, 2] - s * z - t * w

@@ -34,7 +34,7 @@ SETTLED = 5e-3  # metres: where residuals up to there lose no weight; a surface 
 class ContourRows:
     """Points on edges that should move, each by one row (``System.add_edge_points``).
 
-    view (n,) int, whose outline; edge (n,) int32; share (n,) where on the edge, 0 at its first end; gradient (n, 3)
+    view (n,) int, whose outline; edge (n,) uint32; share (n,) where on the edge, 0 at its first end; gradient (n, 3)
     unit-less direction in the world along which the signed distance grows metre by metre; want (n,) metres to move
     along it; weight (n,).
     """
@@ -62,7 +62,7 @@ def contour_rows(
     scale in metres: residuals beyond it lose weight (Cauchy), from 1.
     """
     views, room = len(rig.focal), len(topology.edges) + len(shape.vertices)  # where a head is gone, all stand outside
-    edge = np.empty((views, room), np.int32)
+    edge = np.empty((views, room), np.uint32)
     data = np.empty((views, room, 6))
     count = np.zeros(views, np.int64)
     _contours(
@@ -146,11 +146,12 @@ def _perhaps_outside(m, distance, x, y, z):
     w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
     if w < 0.01:
         return False
-    col = int((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / w + 0.5)
-    row = int((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / w + 0.5)
+    over = 1.0 / w
+    col = int((m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) * over + 0.5)
+    row = int((m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) * over + 0.5)
     if col < 0 or row < 0 or col >= distance.shape[1] or row >= distance.shape[0]:
         return False
-    return distance[row, col] < 1.0 - OUTSIDE
+    return distance[np.uint64(row), np.uint64(col)] < 1.0 - OUTSIDE
 
 
 @kernel(parallel=True)

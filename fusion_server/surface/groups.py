@@ -43,10 +43,12 @@ class Groups:
         ends = group[topology.edges].astype(np.int64)
         ends = ends[ends[:, 0] != ends[:, 1]]
         key, links = np.unique(np.concatenate([ends @ [count, 1], ends @ [1, count]]), return_counts=True)
-        start = np.searchsorted(key, np.arange(count + 1) * count).astype(np.int32)
-        member = np.argsort(group, kind="stable").astype(np.int32)
-        first = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count))]).astype(np.int32)
-        return cls(group, first, member, start, (key % count).astype(np.int32), links.astype(np.float64))
+        start = np.searchsorted(key, np.arange(count + 1) * count).astype(np.uint32)
+        member = np.argsort(group, kind="stable").astype(np.uint32)
+        first = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=count))]).astype(np.uint32)
+        return cls(
+            group.view(np.uint32), first, member, start, (key % count).astype(np.uint32), links.astype(np.float64)
+        )
 
     def solve(self, system: np.ndarray, right: np.ndarray, alike: float) -> np.ndarray:
         """The motions (G, 3) that fit each group's own normal equations, system (G, 3, 3) and right (G, 3), while every

@@ -149,7 +149,7 @@ class CpuKernels:
         """See ``SurfaceKernels``."""
         o = observation
         return rigid_rows(
-            shape.normals, topology.faces, raster, o.rig, o.in_cameras(center), o.intrinsics, o.normal, o.trust,
+            shape.normals, topology.corners, raster, o.rig, o.in_cameras(center), o.intrinsics, o.normal, o.trust,
             o.outlines.distance,
         )  # fmt: skip
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import cv2
+import numba
 import numpy as np
 
 from fusion_server.surface.base import Rig, SurfaceError, View
-from fusion_server.surface.each import each
 from fusion_server.surface.fuse import Fused
 from fusion_server.surface.kernels import CPU, SurfaceKernels
 from fusion_server.surface.photometric import Pictures, spare_halvings
 from fusion_server.surface.silhouette import Silhouettes, silhouettes
 from fusion_server.surface.solve import Shape, Topology
+from geometry.compiled import kernel
 from geometry.rasterize.base import Raster, Rasterizer
 from protocol.calibration import Camera
 
@@ -149,13 +149,30 @@ def _halved(camera: Camera) -> Camera:
 def _middle(cameras: Sequence[Camera], outlines: Silhouettes) -> np.ndarray:
     """Roughly where the subject is: the point nearest to the rays through the middles of the masks.  # 3"""
     system, right = np.zeros((3, 3)), np.zeros(3)
-    seeing = np.flatnonzero(~outlines.blind)
-    measured = each(lambda n: cv2.moments(outlines.inside[n].view(np.uint8), binaryImage=True), seeing)
-    for n, moments in zip(seeing, measured, strict=True):
-        camera, centroid = cameras[n], (moments["m10"] / moments["m00"], moments["m01"] / moments["m00"])
-        ray = camera.R.T @ np.linalg.solve(camera.K, [*centroid, 1.0])
+    centroid = np.ones((len(cameras), 3))
+    _centroids(outlines.inside, centroid)
+    for n in np.flatnonzero(~outlines.blind):
+        camera = cameras[n]
+        ray = camera.R.T @ np.linalg.solve(camera.K, centroid[n])
         ray /= np.linalg.norm(ray)
         away = np.eye(3) - np.outer(ray, ray)
         system += away
         right += away @ camera.center
     return np.linalg.lstsq(system, right, rcond=None)[0]
+
+
+@kernel(parallel=True)
+def _centroids(inside, out):
+    """Column and row of each mask's middle; left as they are where a mask is empty."""
+    for v in numba.prange(inside.shape[0]):
+        count, columns, rows = 0, 0, 0
+        for y in range(inside.shape[1]):
+            width = 0
+            for x in range(inside.shape[2]):
+                if inside[v, y, x]:
+                    width += 1
+                    columns += x
+            count += width
+            rows += width * y
+        if count:
+            out[v, 0], out[v, 1] = columns / count, rows / count

@@ -33,6 +33,7 @@ _PAIRS[np.triu_indices(_SLOTS, 1)] = np.arange(_SLOTS * (_SLOTS - 1) // 2)
 _PAIRS = np.maximum(_PAIRS, _PAIRS.T)
 GREY = np.float32(128.0)  # subtracted everywhere: sums of squares of smaller numbers keep more digits
 _VIEWS = 3  # of them compared per vertex
+_PIECES = 64  # that faces and vertices are cut into for the cores
 FACING = 0.4  # cosine to the view; nearer to grazing a patch has no pixels
 _BLUR = 0.8  # pixels
 FOOTPRINT = 0.8e-3  # metres a pixel that the lengths below were found at; others scale with it
@@ -145,7 +146,7 @@ def photometric_positions(
     slot_of = np.full((len(topology.faces), len(depth)), -1, np.int8)
     sums = np.empty((len(topology.faces), 2 * _SLOTS + 6, len(heights)), np.float32)
     _sample(
-        shape.vertices, shape.normals, topology.faces, shape.face_normals, places, heights, pictures.grey,
+        shape.vertices, shape.normals, topology.corners, shape.face_normals, places, heights, pictures.grey,
         pictures.rig.matrix, pictures.rig.center, map_rig.matrix, depth, search.slack, slot_of, sums,
     )  # fmt: skip
     curves = np.zeros((len(shape.vertices), len(heights)), np.float32)
@@ -219,73 +220,74 @@ def _sample(
     rows, columns = grey.shape[1:]
     count = heights.shape[0]
     reach = heights[-1]
-    for f in numba.prange(faces.shape[0]):
-        sums[f] = 0.0
-        a, b, c = faces[f]
-        x = (vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) / 3.0
-        y = (vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) / 3.0
-        z = (vertices[a, 2] + vertices[b, 2] + vertices[c, 2]) / 3.0
-        facing = np.full(_SLOTS, FACING)
-        view = np.full(_SLOTS, -1, np.int8)
-        for v in range(matrix.shape[0]):
-            cosine = _cosine(face_normals[f], center[v], x, y, z)
-            if cosine > facing[_SLOTS - 1] and sees(map_matrix[v], depth[v], x, y, z, slack):
-                _ranked(facing, view, cosine, v)
-        # Over a face, and over the few millimetres of a search, the projection is affine: where the corners are in each
-        # picture, and how far they go there when they rise by ``reach``.
-        corner = np.empty((_SLOTS, 3, 2))
-        rise = np.empty((_SLOTS, 3, 2))
-        for s in range(_SLOTS):
-            v = view[s]
-            if v < 0:
-                break
-            m = matrix[v]
-            over = 1.0 / (m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3])
-            for axis in range(2):
-                at = (m[axis, 0] * x + m[axis, 1] * y + m[axis, 2] * z + m[axis, 3]) * over
-                g0, g1, g2 = (
-                    (m[axis, 0] - at * m[2, 0]) * over,
-                    (m[axis, 1] - at * m[2, 1]) * over,
-                    (m[axis, 2] - at * m[2, 2]) * over,
-                )
-                for q in range(3):
-                    i = faces[f, q]
-                    to = at + g0 * (vertices[i, 0] - x) + g1 * (vertices[i, 1] - y) + g2 * (vertices[i, 2] - z)
-                    by = reach * (g0 * normals[i, 0] + g1 * normals[i, 1] + g2 * normals[i, 2])
-                    corner[s, q, axis], rise[s, q, axis] = to, by
-                    if not (abs(by) <= to < (columns, rows)[axis] - 1.001 - abs(by)):
-                        view[s] = -2  # keeps its place, so that the slots behind it are still visited
-            if view[s] >= 0:
-                slot_of[f, v] = s
+    for piece in numba.prange(_PIECES):
+        # Room for one face after the other: to ask for it anew costs as much as what is done in it.
+        facing, view = np.empty(_SLOTS), np.empty(_SLOTS, np.int64)
+        corner, rise = np.empty((_SLOTS, 3, 2)), np.empty((_SLOTS, 3, 2))
         level = np.empty((_SLOTS, count), np.float32)
-        for k in range(places.shape[0]):
-            wa, wb = places[k]
-            wc = 1.0 - wa - wb
+        for f in range(piece * faces.shape[0] // _PIECES, (piece + 1) * faces.shape[0] // _PIECES):
+            sums[f] = 0.0
+            a, b, c = faces[f]
+            x = (vertices[a, 0] + vertices[b, 0] + vertices[c, 0]) / 3.0
+            y = (vertices[a, 1] + vertices[b, 1] + vertices[c, 1]) / 3.0
+            z = (vertices[a, 2] + vertices[b, 2] + vertices[c, 2]) / 3.0
+            facing[:], view[:] = FACING, -1
+            for v in range(matrix.shape[0]):
+                cosine = _cosine(face_normals[f], center[v], x, y, z)
+                if cosine > facing[_SLOTS - 1] and sees(map_matrix[v], depth[v], x, y, z, slack):
+                    _ranked(facing, view, cosine, v)
+            # Over a face, and over the few millimetres of a search, the projection is affine: where the corners are in
+            # each picture, and how far they go there when they rise by ``reach``.
             for s in range(_SLOTS):
                 v = view[s]
                 if v < 0:
-                    continue
-                picture = grey[v]
-                dx = wa * rise[s, 0, 0] + wb * rise[s, 1, 0] + wc * rise[s, 2, 0]
-                dy = wa * rise[s, 0, 1] + wb * rise[s, 1, 1] + wc * rise[s, 2, 1]
-                x0 = np.float32(wa * corner[s, 0, 0] + wb * corner[s, 1, 0] + wc * corner[s, 2, 0] - dx)
-                y0 = np.float32(wa * corner[s, 0, 1] + wb * corner[s, 1, 1] + wc * corner[s, 2, 1] - dy)
-                dx, dy = np.float32(2.0 * dx / (count - 1)), np.float32(2.0 * dy / (count - 1))
-                for h in range(count):
-                    px, py = x0 + np.float32(h) * dx, y0 + np.float32(h) * dy
-                    fx, fy = px - np.float32(np.int32(px)), py - np.float32(np.int32(py))
-                    jx, jy = np.uint32(px), np.uint32(py)  # of what may be negative, numba asks whether it is
-                    upper = picture[jy, jx] + fx * (picture[jy, jx + 1] - picture[jy, jx])
-                    lower = picture[jy + 1, jx] + fx * (picture[jy + 1, jx + 1] - picture[jy + 1, jx])
-                    level[s, h] = upper + fy * (lower - upper) - GREY
-                for h in range(count):
-                    sums[f, s, h] += level[s, h]
-                    sums[f, _SLOTS + s, h] += level[s, h] * level[s, h]
-                for t in range(s):
-                    if view[t] >= 0:
-                        pair = 2 * _SLOTS + _PAIRS[s, t]
-                        for h in range(count):
-                            sums[f, pair, h] += level[s, h] * level[t, h]
+                    break
+                m = matrix[v]
+                over = 1.0 / (m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3])
+                for axis in range(2):
+                    at = (m[axis, 0] * x + m[axis, 1] * y + m[axis, 2] * z + m[axis, 3]) * over
+                    g0, g1, g2 = (
+                        (m[axis, 0] - at * m[2, 0]) * over,
+                        (m[axis, 1] - at * m[2, 1]) * over,
+                        (m[axis, 2] - at * m[2, 2]) * over,
+                    )
+                    for q in range(3):
+                        i = faces[f, q]
+                        to = at + g0 * (vertices[i, 0] - x) + g1 * (vertices[i, 1] - y) + g2 * (vertices[i, 2] - z)
+                        by = reach * (g0 * normals[i, 0] + g1 * normals[i, 1] + g2 * normals[i, 2])
+                        corner[s, q, axis], rise[s, q, axis] = to, by
+                        if not (abs(by) <= to < (columns, rows)[axis] - 1.001 - abs(by)):
+                            view[s] = -2  # keeps its place, so that the slots behind it are still visited
+                if view[s] >= 0:
+                    slot_of[f, v] = s
+            for k in range(places.shape[0]):
+                wa, wb = places[k]
+                wc = 1.0 - wa - wb
+                for s in range(_SLOTS):
+                    v = view[s]
+                    if v < 0:
+                        continue
+                    picture = grey[np.uint64(v)]
+                    dx = wa * rise[s, 0, 0] + wb * rise[s, 1, 0] + wc * rise[s, 2, 0]
+                    dy = wa * rise[s, 0, 1] + wb * rise[s, 1, 1] + wc * rise[s, 2, 1]
+                    x0 = np.float32(wa * corner[s, 0, 0] + wb * corner[s, 1, 0] + wc * corner[s, 2, 0] - dx)
+                    y0 = np.float32(wa * corner[s, 0, 1] + wb * corner[s, 1, 1] + wc * corner[s, 2, 1] - dy)
+                    dx, dy = np.float32(2.0 * dx / (count - 1)), np.float32(2.0 * dy / (count - 1))
+                    for h in range(count):
+                        px, py = x0 + np.float32(h) * dx, y0 + np.float32(h) * dy
+                        fx, fy = px - np.float32(np.int32(px)), py - np.float32(np.int32(py))
+                        jx, jy = np.uint32(px), np.uint32(py)  # of what may be negative, numba asks whether it is
+                        upper = picture[jy, jx] + fx * (picture[jy, jx + 1] - picture[jy, jx])
+                        lower = picture[jy + 1, jx] + fx * (picture[jy + 1, jx + 1] - picture[jy + 1, jx])
+                        level[s, h] = upper + fy * (lower - upper) - GREY
+                    for h in range(count):
+                        sums[f, s, h] += level[s, h]
+                        sums[f, _SLOTS + s, h] += level[s, h] * level[s, h]
+                    for t in range(s):
+                        if view[t] >= 0:
+                            pair = 2 * _SLOTS + _PAIRS[s, t]
+                            for h in range(count):
+                                sums[f, pair, h] += level[s, h] * level[t, h]
 
 
 @kernel(parallel=True, fastmath=True)
@@ -293,63 +295,65 @@ def _correlate(
     vertices, normals, center, slot_of, sums, places, start, face, wide_start, wide_face, curves, contrast
 ):  # fmt: skip
     """slot_of: (F, V) the place that a view has in a face's sums, or -1."""
-    heights = sums.shape[2]
-    for i in numba.prange(vertices.shape[0]):
-        best = np.full(_VIEWS, -1, np.int8)
-        facing = np.full(_VIEWS, FACING)
-        for v in range(center.shape[0]):
-            cosine = _cosine(normals[i], center[v], vertices[i, 0], vertices[i, 1], vertices[i, 2])
-            if cosine <= facing[_VIEWS - 1]:
+    heights, count = sums.shape[2], vertices.shape[0]
+    for piece in numba.prange(_PIECES):
+        best, facing, slot = np.empty(_VIEWS, np.int64), np.empty(_VIEWS), np.empty(_VIEWS, np.int64)
+        total = np.empty((_VIEWS, heights), np.float32)
+        square = np.empty((_VIEWS, heights), np.float32)
+        cross = np.empty((_VIEWS, heights), np.float32)
+        for i in range(piece * count // _PIECES, (piece + 1) * count // _PIECES):
+            best[:], facing[:] = -1, FACING
+            for v in range(center.shape[0]):
+                cosine = _cosine(normals[i], center[v], vertices[i, 0], vertices[i, 1], vertices[i, 2])
+                if cosine <= facing[_VIEWS - 1]:
+                    continue
+                seen = 0
+                for n in range(start[i], start[i + 1]):
+                    seen += slot_of[face[n], v] >= 0
+                if 4 * seen >= 3 * (start[i + 1] - start[i]):
+                    _ranked(facing, best, cosine, v)
+            views = 0
+            for s in range(_VIEWS):
+                views += best[s] >= 0
+            if views < 2:
                 continue
-            seen = 0
-            for n in range(start[i], start[i + 1]):
-                seen += slot_of[face[n], v] >= 0
-            if 4 * seen >= 3 * (start[i + 1] - start[i]):
-                _ranked(facing, best, cosine, v)
-        views = 0
-        for s in range(_VIEWS):
-            views += best[s] >= 0
-        if views < 2:
-            continue
-        pairs = 3 if views == 3 else 1
-        total = np.zeros((_VIEWS, heights), np.float32)
-        square = np.zeros((_VIEWS, heights), np.float32)
-        cross = np.zeros((_VIEWS, heights), np.float32)
-        slot = np.zeros(_VIEWS, np.int64)
-        used = 0
-        for n in range(wide_start[i], wide_start[i + 1]):
-            f = wide_face[n]
-            common = True
-            for b in range(views):
-                slot[b] = slot_of[f, best[b]]
-                common &= slot[b] >= 0
-            if not common:
+            pairs = 3 if views == 3 else 1
+            total[:], square[:], cross[:] = 0.0, 0.0, 0.0
+            used = 0
+            for n in range(wide_start[i], wide_start[i + 1]):
+                f = wide_face[n]
+                common = True
+                for b in range(views):
+                    slot[b] = slot_of[f, best[b]]
+                    common &= slot[b] >= 0
+                if not common:
+                    continue
+                used += 1
+                for b in range(views):
+                    at = np.uint64(slot[b])
+                    for h in range(heights):
+                        total[b, h] += sums[f, at, h]
+                        square[b, h] += sums[f, _SLOTS + at, h]
+                for b in range(pairs):
+                    pair = 2 * _SLOTS + np.uint64(_PAIRS[slot[b], slot[(b + 1) % 3]])
+                    for h in range(heights):
+                        cross[b, h] += sums[f, pair, h]
+            if used < 6:
                 continue
-            used += 1
-            for b in range(views):
-                for h in range(heights):
-                    total[b, h] += sums[f, slot[b], h]
-                    square[b, h] += sums[f, _SLOTS + slot[b], h]
-            for b in range(pairs):
-                pair = 2 * _SLOTS + _PAIRS[slot[b], slot[(b + 1) % 3]]
-                for h in range(heights):
-                    cross[b, h] += sums[f, pair, h]
-        if used < 6:
-            continue
-        over = np.float32(1.0) / np.float32(used * places)
-        least = np.float32(1e9)
-        for h in range(heights):
-            for b in range(views):
-                total[b, h] *= over
-                square[b, h] = max(square[b, h] * over - total[b, h] * total[b, h], np.float32(1e-6))
-                least = min(least, square[b, h])
-            mean = np.float32(0.0)
-            for b in range(pairs):
-                d = (b + 1) % 3
-                mean += (cross[b, h] * over - total[b, h] * total[d, h]) / np.sqrt(square[b, h] * square[d, h])
-            curves[i, h] = mean / np.float32(pairs)
-        if least > FLAT * FLAT:
-            contrast[i] = least
+            over = np.float32(1.0) / np.float32(used * places)
+            least = np.float32(1e9)
+            for h in range(heights):
+                for b in range(views):
+                    total[b, h] *= over
+                    square[b, h] = max(square[b, h] * over - total[b, h] * total[b, h], np.float32(1e-6))
+                    least = min(least, square[b, h])
+                mean = np.float32(0.0)
+                for b in range(pairs):
+                    d = (b + 1) % 3
+                    mean += (cross[b, h] * over - total[b, h] * total[d, h]) / np.sqrt(square[b, h] * square[d, h])
+                curves[i, h] = mean / np.float32(pairs)
+            if least > FLAT * FLAT:
+                contrast[i] = least
 
 
 @kernel(parallel=True)

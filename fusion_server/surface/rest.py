@@ -41,7 +41,7 @@ class Rest:
 
     @cached_property
     def _inner(self) -> np.ndarray:
-        return np.flatnonzero(self.unseen).astype(np.int32)
+        return np.flatnonzero(self.unseen).astype(np.uint32)
 
     def _laid_onto(self, vertices: np.ndarray) -> np.ndarray:
         """The pose moved as one piece to where the seen vertices are.  # P,3"""

@@ -11,6 +11,7 @@ from geometry.rasterize.base import Raster
 
 CUT = 0.4  # difference of unit normals beyond which a pixel loses weight
 SLACK = 8e-3  # metres: a larger step of depth between neighbours is no surface to take a gradient on
+EVERY = 2  # pixels are asked, and stand for the others: those whose row and column add up to a multiple of it
 
 
 def rigid_rows(
@@ -49,18 +50,18 @@ def _normal_rows(
         b = np.zeros(6)
         row = np.zeros(6)
         off = np.zeros(3)
-        for y in range(1, height - 1):
-            for x in range(1, width - 1):
-                if distance[v, y, x] < 1.0 or not _smooth(face[v], depth[v], y, x):
+        for y in range(np.uint64(1), np.uint64(height - 1)):
+            for x in range(np.uint64(1), np.uint64(width - 1)):
+                if (x + y) % np.uint64(EVERY) or distance[v, y, x] < 1.0 or not _smooth(face[v], depth[v], y, x):
                     continue
                 z = depth[v, y, x]
-                px, py = (x - cx) / fx, (y - cy) / fy
+                px, py = (float(x) - cx) / fx, (float(y) - cy) / fy
                 n0, n1, n2 = rendered[y, x]
                 square = 0.0
                 for k in range(3):
                     off[k] = observed[v, y, x, k] - rendered[y, x, k]
                     square += off[k] * off[k]
-                weight = trust[v, y, x] / (1.0 + square / (CUT * CUT))
+                weight = EVERY * trust[v, y, x] / (1.0 + square / (CUT * CUT))
                 d0, d1, d2 = px * z - center[v, 0], py * z - center[v, 1], z - center[v, 2]
                 for k in range(3):
                     gx = 0.5 * (rendered[y, x + 1, k] - rendered[y, x - 1, k]) * fx / z

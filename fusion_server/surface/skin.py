@@ -40,9 +40,10 @@ _ROUNDING = 1e-7  # metres: a smaller way is none, or a still surface would trem
 
 @dataclass(frozen=True, eq=False)
 class Skin:
-    """What a keyframe's vertices look like. seen: for each camera, of pictures of each size, the comparable grey level
-    (n, P) float32, NaN where the camera does not show a vertex. mean (n, P): the same of all cameras. unlike: how
-    little these see alike, as ``unlikeness`` has it: near 1 where the skin has nothing to be told by."""
+    """What a keyframe's vertices look like. mean (n, P) float32: of pictures of each size, the comparable grey level
+    that the cameras see, NaN where none does. seen: for each camera, the same as it alone sees it, the mean where it
+    does not show a vertex. unlike: how little these see alike, as ``unlikeness`` has it: near 1 where the skin has
+    nothing to be told by."""
 
     seen: dict[str, np.ndarray]
     mean: np.ndarray
@@ -64,13 +65,13 @@ class Skin:
         mean = np.where(total > 0, (weight * np.nan_to_num(grey)).sum(0) / np.maximum(total, 1e-12), np.nan)
         names = [camera.name for camera in o.cameras]
         unlike = _between_cameras(grey[:, -1], weight[:, -1])
-        return cls(dict(zip(names, grey, strict=True)), mean.astype(np.float32), Groups.of_mesh(topology), unlike)
+        mean = mean.astype(np.float32)
+        seen = np.where(np.isnan(grey), mean, grey)
+        return cls(dict(zip(names, seen, strict=True)), mean, Groups.of_mesh(topology), unlike)
 
     def expected(self, names: Sequence[str], size: int) -> np.ndarray:
         """What these cameras should see on pictures of one size: what they saw, or else what the others did.  # V,P"""
-        mean = self.mean[size]
-        kept = [self.seen[name][size] if name in self.seen else mean for name in names]
-        return np.stack([np.where(np.isnan(own), mean, own) for own in kept])
+        return np.stack([self.seen.get(name, self.mean)[size] for name in names])
 
 
 def begun(observation: Observation) -> Comparable:

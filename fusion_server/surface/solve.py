@@ -34,8 +34,9 @@ class Around:
 class Topology:
     """A mesh's faces with what the solver wants to know of them, made once.
 
-    faces (F, 3) int32; edges (E, 2) int32; face_edges (F, 3) int32, edge k joins corners k and k + 1; neighbours of
-    vertex v are ``neighbour[start[v]:start[v + 1]]`` across edges ``link[...]``.
+    faces (F, 3) int32; edges (E, 2); face_edges (F, 3), edge k joins corners k and k + 1; neighbours of vertex v are
+    ``neighbour[start[v]:start[v + 1]]`` across edges ``link[...]``. All but the faces are uint32: of a number that may
+    be negative, compiled code asks at each use whether it counts from the end, and takes twice as long.
     """
 
     faces: np.ndarray
@@ -58,13 +59,18 @@ class Topology:
         start = np.concatenate([[0], np.cumsum(np.bincount(ends, minlength=vertices))])
         neighbour = np.concatenate([pairs[:, 1], pairs[:, 0]])[order]
         link = np.tile(np.arange(len(pairs)), 2)[order]
-        as32 = [np.ascontiguousarray(a, dtype=np.int32) for a in (pairs, face_edges, start, neighbour, link)]
+        as32 = [np.ascontiguousarray(a, dtype=np.uint32) for a in (pairs, face_edges, start, neighbour, link)]
         return cls(faces, *as32)
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """The faces, uint32.  # F,3"""
+        return self.faces.view(np.uint32)
 
     @cached_property
     def around(self) -> Around:
         """Which faces lie around each vertex."""
-        return Around(*_around(self.faces, self.start, self.neighbour))
+        return Around(*_around(self.corners, self.start, self.neighbour))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,17 +87,18 @@ class Shape:
     def of(cls, vertices: np.ndarray, topology: Topology) -> Shape:
         """Normals and areas of a pose."""
         vertices = np.ascontiguousarray(vertices, dtype=np.float64)
-        normals = np.zeros_like(vertices)
+        normals = np.empty_like(vertices)
         face_normals = np.empty((len(topology.faces), 3))
         areas = np.empty(len(topology.faces))
-        edge = _shape(vertices, topology.faces, normals, face_normals, areas)
+        around = topology.around
+        edge = _shape(vertices, topology.corners, around.start, around.face, normals, face_normals, areas)
         return cls(vertices, normals, face_normals, areas, edge)
 
     def folded(self, topology: Topology, cosine: float = 0.0) -> np.ndarray:
         """Faces that are turned against the normals of their vertices, or away from them by more than an angle of this
         cosine.  # F bool"""
         folded = np.empty(len(topology.faces), np.bool_)
-        _folded(self.normals, topology.faces, self.face_normals, cosine, folded)
+        _folded(self.normals, topology.corners, self.face_normals, cosine, folded)
         return folded
 
 
@@ -108,7 +115,7 @@ class System:
         """Edges of a face are to stand at right angles to its wanted normal (F, 3), with weight (F,) in 1/rad^2."""
         topology = self.topology
         _normal_rows(
-            shape.vertices, shape.normals, topology.faces, topology.face_edges, normals, weights, self.diagonal,
+            shape.vertices, shape.normals, topology.corners, topology.face_edges, normals, weights, self.diagonal,
             self.off, self.right,
         )  # fmt: skip
 
@@ -230,14 +237,14 @@ def _smooth_marked(x, start, neighbour, marked, out):
 @kernel
 def _around(faces, start, neighbour):
     count = start.shape[0] - 1
-    first = np.zeros(count + 1, np.int32)
+    first = np.zeros(count + 1, np.uint32)
     for f in range(faces.shape[0]):
         for k in range(3):
             first[faces[f, k] + 1] += 1
     for v in range(count):
         first[v + 1] += first[v]
     fill = first[:-1].copy()
-    face = np.empty(3 * faces.shape[0], np.int32)
+    face = np.empty(3 * faces.shape[0], np.uint32)
     for f in range(faces.shape[0]):
         for k in range(3):
             face[fill[faces[f, k]]] = f
@@ -247,8 +254,8 @@ def _around(faces, start, neighbour):
         room += first[v + 1] - first[v]
         for n in range(start[v], start[v + 1]):
             room += first[neighbour[n] + 1] - first[neighbour[n]]
-    wide_first = np.zeros(count + 1, np.int32)
-    wide = np.empty(room, np.int32)
+    wide_first = np.zeros(count + 1, np.uint32)
+    wide = np.empty(room, np.uint32)
     taken = np.full(faces.shape[0], -1, np.int32)
     size = 0
     for v in range(count):
@@ -263,28 +270,29 @@ def _around(faces, start, neighbour):
     return first, face, wide_first, wide[:size].copy()
 
 
-@kernel
-def _shape(vertices, faces, normals, face_normals, areas):
+@kernel(parallel=True)
+def _shape(vertices, faces, start, face, normals, face_normals, areas):
     length = 0.0
-    for f in range(faces.shape[0]):
+    for f in numba.prange(faces.shape[0]):
         a, b, c = faces[f]
         ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
         wx, wy, wz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
         nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
-        size = np.sqrt(nx * nx + ny * ny + nz * nz)
         length += np.sqrt(ux * ux + uy * uy + uz * uz)
+        face_normals[f, 0], face_normals[f, 1], face_normals[f, 2] = nx, ny, nz
+    for v in numba.prange(vertices.shape[0]):
+        nx, ny, nz = 0.0, 0.0, 0.0
+        for n in range(start[v], start[v + 1]):
+            f = face[n]
+            nx, ny, nz = nx + face_normals[f, 0], ny + face_normals[f, 1], nz + face_normals[f, 2]
+        size = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-20)
+        normals[v, 0], normals[v, 1], normals[v, 2] = nx / size, ny / size, nz / size
+    for f in numba.prange(faces.shape[0]):
+        size = np.sqrt(face_normals[f, 0] ** 2 + face_normals[f, 1] ** 2 + face_normals[f, 2] ** 2)
         areas[f] = 0.5 * size
         scale = 1.0 / max(size, 1e-20)
-        face_normals[f, 0], face_normals[f, 1], face_normals[f, 2] = nx * scale, ny * scale, nz * scale
-        for k in range(3):
-            v = faces[f, k]
-            normals[v, 0] += nx
-            normals[v, 1] += ny
-            normals[v, 2] += nz
-    for v in range(vertices.shape[0]):
-        size = np.sqrt(normals[v, 0] ** 2 + normals[v, 1] ** 2 + normals[v, 2] ** 2)
         for axis in range(3):
-            normals[v, axis] /= max(size, 1e-20)
+            face_normals[f, axis] *= scale
     return length / max(faces.shape[0], 1)
 
 
@@ -344,39 +352,44 @@ def _edge_rows(edges, edge, first, second, want, weight, diagonal, off, right):
 
 @kernel  # on one core: cores that other work shares would wait for each other each time
 def _multiply(diagonal, values, start, neighbour, x, out):
+    """The matrix times x, and x times that."""
+    along = 0.0
     for i in range(diagonal.shape[0]):
         total = diagonal[i] * x[i]
         for n in range(start[i], start[i + 1]):
             total += values[n] * x[neighbour[n]]
         out[i] = total
+        along += x[i] * total
+    return along
 
 
 @kernel
 def _conjugate_gradients(diagonal, off, start, neighbour, link, right, x, steps):
     count = diagonal.shape[0]
-    product = np.empty(count)
     values = off[link]  # row by row: each product reads them in order
+    inverse = 1.0 / diagonal
+    product, p, r = np.empty(count), np.empty(count), np.empty(count)
     _multiply(diagonal, values, start, neighbour, x, product)
-    r = right - product
-    z = r / diagonal
-    p = z.copy()
-    fall = np.dot(r, z)
-    least = 1e-16 * max(np.dot(right, right / diagonal), 1e-300)
+    fall, size = 0.0, 0.0
+    for i in range(count):
+        r[i] = right[i] - product[i]
+        p[i] = r[i] * inverse[i]
+        fall += r[i] * p[i]
+        size += right[i] * right[i] * inverse[i]
+    least = 1e-16 * max(size, 1e-300)
     for _ in range(steps):
         if fall <= least:
             break
-        _multiply(diagonal, values, start, neighbour, p, product)
-        alpha = fall / np.dot(p, product)
+        alpha = fall / _multiply(diagonal, values, start, neighbour, p, product)
         following = 0.0
         for i in range(count):
             x[i] += alpha * p[i]
             r[i] -= alpha * product[i]
-            z[i] = r[i] / diagonal[i]
-            following += r[i] * z[i]
+            following += r[i] * r[i] * inverse[i]
         beta = following / fall
         fall = following
         for i in range(count):
-            p[i] = z[i] + beta * p[i]
+            p[i] = r[i] * inverse[i] + beta * p[i]
 
 
 @kernel

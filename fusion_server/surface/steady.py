@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from geometry.align import RigidMotion, rigid_motion
+from geometry.compiled import kernel
 
 _LEAST = 0.17  # share of what is new that comes through where there is only noise
 _TREND = 0.25  # share of what is new in the trend
@@ -47,21 +48,20 @@ def steadied(before: Steady | None, vertices: np.ndarray, jumped: bool = False) 
     if before is None or jumped or before.vertices.shape != vertices.shape:
         return Steady(vertices, np.zeros_like(vertices), np.zeros(6), None if before is None else before.scatter)
     motion = _as_one_piece(before.vertices, vertices)
-    carried = motion(before.vertices)
-    off = vertices - carried
-    trend = before.trend @ motion.turn
-    trend = trend + _TREND * (off - trend)
-    noise = off - trend
-    scatter = _remembered(before.scatter, max(float(np.sqrt(np.median(np.vecdot(noise, noise)))), _FLOOR))
-    made = carried + _share(_motion(trend, off, scatter))[:, None] * off
+    off, trend, noise = np.empty_like(vertices), np.empty_like(vertices), np.empty(len(vertices))
+    _beside(before.vertices, vertices, before.trend, *motion, off, trend, noise)
+    scatter = _remembered(before.scatter, max(float(np.sqrt(np.median(noise))), _FLOOR))
 
     way, turned = motion.onto - motion.middle, Rotation.from_matrix(motion.turn.T).as_rotvec()
     reach = np.sqrt(3 * ((before.vertices - motion.middle) ** 2).mean())
     step = np.concatenate([way, reach * turned])
     drift = before.drift + _TREND * (step - before.drift)
-    share = _share(_motion(drift, step, scatter) ** 2)  # of a head that is flung about not a hundredth may stay behind
+    # Of a head that is flung about not a hundredth may stay behind.
+    share = _share(_motion(_square(drift), _square(step), scatter) ** 2)
     back = Rotation.from_rotvec((share - 1) * turned).as_matrix().T
-    return Steady((made - motion.onto) @ back + motion.middle + share * way, trend @ back, drift, scatter)
+    made = np.empty_like(vertices)
+    _let_through(vertices, off, trend, scatter, motion.onto, back, motion.middle + share * way, made)
+    return Steady(made, trend, drift, scatter)
 
 
 def _remembered(before: float | None, scatter: float) -> float:
@@ -73,13 +73,51 @@ def _remembered(before: float | None, scatter: float) -> float:
     return before + _FALL * (scatter - before)
 
 
-def _motion(trend: np.ndarray, off: np.ndarray, scatter: float) -> np.ndarray:
-    """How sure it is that what has a trend (..., n) and is ``off`` by so much now moves; 1 is half sure."""
-    going = np.vecdot(trend, trend) / (_SCATTERS * scatter) ** 2
-    return going + (np.vecdot(off, off) / (_AT_ONCE * scatter) ** 2) ** 4
+@kernel
+def _beside(before, vertices, then, turn, middle, onto, off, trend, noise):
+    """What each vertex went beside the whole, its trend in the pose it has now, and what is neither, squared."""
+    for n in range(vertices.shape[0]):
+        noise[n] = 0.0
+        for k in range(3):
+            carried, kept = onto[k], 0.0
+            for j in range(3):
+                carried += (before[n, j] - middle[j]) * turn[j, k]
+                kept += then[n, j] * turn[j, k]
+            off[n, k] = vertices[n, k] - carried
+            trend[n, k] = kept + _TREND * (off[n, k] - kept)
+            noise[n] += (off[n, k] - trend[n, k]) ** 2
 
 
-def _share(ratio: np.ndarray) -> np.ndarray:
+@kernel
+def _let_through(vertices, off, trend, scatter, onto, back, to, made):
+    """Vertices with so much of what they went as comes through, and then, as their trends, turned back with the
+    whole."""
+    left, going = np.empty(3), np.empty(3)
+    for n in range(vertices.shape[0]):
+        kept = 1.0 - _share(_motion(_square(trend[n]), _square(off[n]), scatter))
+        for k in range(3):
+            left[k], going[k] = vertices[n, k] - kept * off[n, k] - onto[k], trend[n, k]
+        for k in range(3):
+            made[n, k] = left[0] * back[0, k] + left[1] * back[1, k] + left[2] * back[2, k] + to[k]
+            trend[n, k] = going[0] * back[0, k] + going[1] * back[1, k] + going[2] * back[2, k]
+
+
+@kernel
+def _square(way):
+    total = 0.0
+    for part in way:
+        total += part * part
+    return total
+
+
+@kernel
+def _motion(trend: float, off: float, scatter: float) -> float:
+    """How sure it is that what has a trend and is off by so much now (both squared) moves; 1 is half sure."""
+    return trend / (_SCATTERS * scatter) ** 2 + (off / (_AT_ONCE * scatter) ** 2) ** 4
+
+
+@kernel
+def _share(ratio: float) -> float:
     """How much of what is new comes through: half of what noise would not let at a ratio of 1."""
     return _LEAST + (1 - _LEAST) * ratio / (1 + ratio)
 

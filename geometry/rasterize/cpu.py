@@ -24,11 +24,12 @@ class CpuRasterizer:
         """See ``base.Rasterizer``. Raises ValueError when the cameras differ in size."""
         shape = (len(cameras), *one_size(cameras))
         matrices = np.stack([projection_matrix(camera) for camera in cameras])
-        face = np.full(shape, -1, np.int32)
-        bary = np.zeros((*shape, 2), np.float32)
-        depth = np.zeros(shape, np.float32)
+        face = np.empty(shape, np.int32)
+        bary = np.empty((*shape, 2), np.float32)
+        depth = np.empty(shape, np.float32)
         vertices = np.ascontiguousarray(vertices, dtype=np.float64)
-        _rasterize(vertices, np.ascontiguousarray(faces, dtype=np.int32), matrices, face, bary, depth)
+        corners = np.ascontiguousarray(faces, dtype=np.int32).view(np.uint32)  # see ``compiled``
+        _rasterize(vertices, corners, matrices, face, bary, depth)
         return Raster(face, bary, depth)
 
 
@@ -41,6 +42,7 @@ def _rasterize(vertices, faces, matrices, face, bary, depth):
 @kernel
 def _rasterize_view(vertices, faces, matrix, face, bary, depth):
     height, width = face.shape
+    face[:], bary[:], depth[:] = -1, 0.0, 0.0
     screen = np.empty((vertices.shape[0], 3))  # x, y in pixels, 1 / z
     for i in range(vertices.shape[0]):
         x, y, z = vertices[i]
@@ -54,44 +56,45 @@ def _rasterize_view(vertices, faces, matrix, face, bary, depth):
     nearest = np.zeros((height, width))  # largest 1 / z so far
     # Of a closed surface, half of the faces look away and lie behind the others. Kept for the second round, most of
     # them are left out at a glance; what is seen is the same.
-    away = np.empty(faces.shape[0], np.int32)
+    away = np.empty(faces.shape[0], np.uint32)
     kept = 0
     for second in range(2):
         for n in range(kept if second else faces.shape[0]):
-            f = away[n] if second else n
+            f = away[n] if second else np.uint32(n)
             a, b, c = faces[f]
             ax, ay, aw = screen[a]
             bx, by, bw = screen[b]
             cx, cy, cw = screen[c]
             if (aw < 0) | (bw < 0) | (cw < 0):
                 continue
-            x0 = max(0, int(np.ceil(min(ax, bx, cx))))
-            x1 = min(width - 1, int(np.floor(max(ax, bx, cx))))
-            y0 = max(0, int(np.ceil(min(ay, by, cy))))
-            y1 = min(height - 1, int(np.floor(max(ay, by, cy))))
             area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-            if (x0 > x1) | (y0 > y1) | (abs(area) < 1e-12):
-                continue
-            if second:
-                hidden, top = True, max(aw, bw, cw)
-                for py in range(y0, y1 + 1):
-                    for px in range(x0, x1 + 1):
-                        hidden &= nearest[py, px] >= top
-                if hidden:
-                    continue
-            elif area > 0.0:
+            if (area > 0.0) & (second == 0):
                 away[kept] = f
                 kept += 1
                 continue
+            x0 = max(0, int(np.ceil(min(ax, bx, cx))))
+            x1 = min(width, int(np.floor(max(ax, bx, cx))) + 1)
+            y0 = max(0, int(np.ceil(min(ay, by, cy))))
+            y1 = min(height, int(np.floor(max(ay, by, cy))) + 1)
+            if (x0 >= x1) | (y0 >= y1) | (abs(area) < 1e-12):
+                continue
+            columns, rows = (np.uint64(x0), np.uint64(x1)), (np.uint64(y0), np.uint64(y1))
+            if second:
+                hidden, top = True, max(aw, bw, cw)
+                for py in range(rows[0], rows[1]):
+                    for px in range(columns[0], columns[1]):
+                        hidden &= nearest[py, px] >= top
+                if hidden:
+                    continue
             # Weights u and v are linear on the screen: their values at (x0, y0), and what each pixel adds.
             inverse = 1.0 / area
             u_right, u_below = (by - cy) * inverse, (cx - bx) * inverse
             v_right, v_below = (cy - ay) * inverse, (ax - cx) * inverse
             u_row = ((bx - x0) * (cy - y0) - (by - y0) * (cx - x0)) * inverse
             v_row = ((cx - x0) * (ay - y0) - (cy - y0) * (ax - x0)) * inverse
-            for py in range(y0, y1 + 1):
+            for py in range(rows[0], rows[1]):
                 u, v = u_row, v_row
-                for px in range(x0, x1 + 1):
+                for px in range(columns[0], columns[1]):
                     near = u * (aw - cw) + v * (bw - cw) + cw
                     inside = (u >= -_ON_EDGE) & (v >= -_ON_EDGE) & (u + v <= 1.0 + _ON_EDGE)
                     if inside & (near > nearest[py, px]):
@@ -106,7 +109,7 @@ def _rasterize_view(vertices, faces, matrix, face, bary, depth):
     for py in range(height):
         for px in range(width):
             if face[py, px] >= 0:
-                a, b, _ = faces[face[py, px]]
+                a, b, _ = faces[np.uint32(face[py, px])]
                 near = nearest[py, px]
                 depth[py, px] = 1.0 / near
                 bary[py, px, 0] = min(max(bary[py, px, 0], 0.0), 1.0) * screen[a, 2] / near

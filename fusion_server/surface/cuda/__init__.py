@@ -224,7 +224,7 @@ class CudaKernels:
             "rigid_rows", normals, self._topology(topology).faces, *(self._seen(raster, k) for k in range(3)),
             maps["normal"], maps["trust"], maps["distance"], maps["intrinsics"], maps["rotation"],
             maps["center"], lib.up(center, np.float64), views, height, width, rigid_rows.CUT, rigid_rows.SLACK,
-            rendered, parts, out,
+            rigid_rows.EVERY, rendered, parts, out,
         )  # fmt: skip
         sums = out.cpu().numpy()
         low, turn = np.tril_indices(6), np.zeros((views, 6, 6))

@@ -181,7 +181,8 @@ class Launches:
         self.run(
             "pixels", "rigid_rows", b["normals"], mesh.faces, level.face, level.bary, level.depth, level.normal,
             level.trust, level.distance, level.intrinsics, i["rotation"], i["center"], b["center"],
-            *level.distance.shape, rigid_rows.CUT, rigid_rows.SLACK, b["rendered"], b["parts"], b["rigid_sums"],
+            *level.distance.shape, rigid_rows.CUT, rigid_rows.SLACK, rigid_rows.EVERY, b["rendered"], b["parts"],
+            b["rigid_sums"],
         )  # fmt: skip
         self.contours(level, x, rigid._GATE / level.times, scale)
         self.run(

@@ -19,8 +19,8 @@ DEVICE bool smooth(const int32_t* face, const float* depth, int64_t at, int64_t 
 extern "C" int rigid_rows(
     const double* vertex_normals, const int32_t* faces, const int32_t* face, const float* bary, const float* depth,
     const float* observed, const float* trust, const float* distance, const double* intrinsics, const double* rotation,
-    const double* camera, const double* center, int64_t views, int64_t height, int64_t width, double cut, double slack, double* rendered,
-    double* parts, double* out, void* stream
+    const double* camera, const double* center, int64_t views, int64_t height, int64_t width, double cut, double slack,
+    int64_t every, double* rendered, double* parts, double* out, void* stream
 ) {
     int64_t pixels = height * width;
     int failed = launch(views * pixels, stream, EACH (int64_t i) {
@@ -49,7 +49,7 @@ extern "C" int rigid_rows(
         for (int k = 0; k < SUMS; ++k) sum[k] = 0.0;
         for (int64_t n = chunk; n < pixels; n += CHUNKS) {
             int64_t y = n / width, x = n % width, at = v * pixels + n;
-            if (y < 1 || x < 1 || y >= height - 1 || x >= width - 1) continue;
+            if (y < 1 || x < 1 || y >= height - 1 || x >= width - 1 || (x + y) % every) continue;
             if (distance[at] < 1.0 || !smooth(face, depth, at, width, slack)) continue;
             double z = depth[at], px = (x - cx) / fx, py = (y - cy) / fy;
             const double* own = rendered + 3 * at;
@@ -58,7 +58,7 @@ extern "C" int rigid_rows(
                 off[k] = observed[3 * at + k] - own[k];
                 square += off[k] * off[k];
             }
-            double weight = trust[at] / (1.0 + square / (cut * cut));
+            double weight = every * trust[at] / (1.0 + square / (cut * cut));
             double d0 = px * z - middle[0], d1 = py * z - middle[1], d2 = z - middle[2];
             for (int k = 0; k < 3; ++k) {
                 double gx = 0.5 * (own[3 + k] - own[k - 3]) * fx / z;
