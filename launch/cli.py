@@ -396,9 +396,7 @@ def train(
 
 engine_app = typer.Typer(help="Build a normal engine ahead of a shoot, or hand the network to another runtime.")
 app.add_typer(engine_app, name="engine", no_args_is_help=True)
-ViewsOption = Annotated[
-    int | None, typer.Option(min=1, max=16, help="pictures of one moment; default: the rig's cameras")
-]
+ViewsOption = Annotated[int | None, typer.Option(min=1, help="pictures of one moment; default: the rig's cameras")]
 SizeOption = Annotated[int | None, typer.Option(min=64, max=2048, help="pixels of the network's pictures")]
 WeightsOption = Annotated[Path | None, typer.Option(help="a weights file; default: the shipped ones")]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.engines import NormalEngine, make_engine
+from models.engines.base import MOST_VIEWS
 from models.held_out import held_out_sets, load_held_out
 from models.scores import score_scenes, table
 from protocol.errors import HeadstreamError
@@ -38,8 +39,10 @@ def parse_views(text: str) -> tuple[int, ...]:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError:
         counts = []
-    if not counts or counts[0] < 1 or counts[-1] > 16:
-        raise HeadstreamError(f"--views: {text!r}; must be numbers from 1 to 16 separated by commas, such as 3,6,8,10")
+    if not counts or counts[0] < 1 or counts[-1] > MOST_VIEWS:
+        raise HeadstreamError(
+            f"--views: {text!r}; must be numbers from 1 to {MOST_VIEWS} separated by commas, such as 3,6,8,10"
+        )
     return tuple(counts)
 
 

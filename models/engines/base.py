@@ -16,6 +16,7 @@ from protocol.calibration import Camera
 from protocol.errors import HeadstreamError
 
 PRECISIONS = ("f16", "bf16", "f32")
+MOST_VIEWS = 32  # of one moment; the network itself knows no limit (docs/model.md says what more than it was taught do)
 _REMEMBERED_RIGS = 8
 
 
@@ -47,8 +48,8 @@ class NormalEngine(ABC):
     @staticmethod
     def check_shape(views: int, size: int) -> None:
         """Raises HeadstreamError when no engine can be made for so many views or such pictures."""
-        if not 1 <= views <= 16:
-            raise HeadstreamError(f"normals: {views} views; an engine takes 1 to 16")
+        if not 1 <= views <= MOST_VIEWS:
+            raise HeadstreamError(f"normals: {views} views; an engine takes 1 to {MOST_VIEWS}")
         if size <= 0 or size % STRIDE:
             raise HeadstreamError(f"normals.size: {size}; must be a multiple of {STRIDE}")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from models.engines.base import MOST_VIEWS
 from models.network import NetworkConfig
 from models.training.losses import LossWeights
 from protocol.errors import HeadstreamError
@@ -77,8 +78,8 @@ def load_config(path: str | Path) -> TrainConfig:
     for key in ("minutes", "pictures", "rate", "threads", "processes", "pool_gb", "readers"):
         if getattr(config, key) <= 0:
             raise HeadstreamError(f"{path}: {key} must be more than zero")
-    if not config.views or not all(isinstance(count, int) and 1 <= count <= 16 for count in config.views):
-        raise HeadstreamError(f"{path}: views: {list(config.views)}; must be numbers from 1 to 16")
+    if not config.views or not all(isinstance(count, int) and 1 <= count <= MOST_VIEWS for count in config.views):
+        raise HeadstreamError(f"{path}: views: {list(config.views)}; must be numbers from 1 to {MOST_VIEWS}")
     network = config.network
     if network.dim <= 0 or network.heads <= 0 or network.dim % (6 * network.heads):
         raise HeadstreamError(

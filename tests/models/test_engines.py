@@ -232,7 +232,7 @@ def test_a_broken_graph_is_one_clear_line(tmp_path, weights, monkeypatch):
         ({"name": "onnx"}, "known are openvino, torch"),
         ({"precision": "int4"}, "must be one of f16, bf16, f32"),
         ({"size": 100}, "multiple of 16"),
-        ({"views": 17}, "1 to 16"),
+        ({"views": 33}, "1 to 32"),
         ({"weights": "nowhere.safetensors"}, "no such weights file"),
     ],
 )

@@ -269,7 +269,7 @@ def test_a_wrong_configuration_is_one_clear_line(tmp_path, more, message):
     [
         ("dim = 48", "dim = 50", "network.dim is 50; it must be a multiple of 6 x 4 heads"),
         ("views = [1, 2]", "views = 3", "views: 3; must be a list"),
-        ("views = [1, 2]", "views = [0, 2]", r"views: \[0, 2\]; must be numbers from 1 to 16"),
+        ("views = [1, 2]", "views = [0, 2]", r"views: \[0, 2\]; must be numbers from 1 to 32"),
         ("decoder = [16, 8, 8]", "decoder = [16, 8]", r"network.decoder: \[16, 8\]; must be three numbers"),
         ("decoder = [16, 8, 8]", "decoder = [16, 8, 8]\npool = 0", "network.pool is 0; it must be 1 or more"),
     ],
