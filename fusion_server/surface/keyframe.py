@@ -22,9 +22,10 @@ from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 from geometry.remesh import edge_length_for, remesh, vertices_for
 
-# The search narrows as the surface settles, and the pictures sharpen.
-_FIRST = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=2)
-_SECOND = Step(gate=20.0, scale=10e-3, relax=0.3, reach=3e-3, halvings=1)
+# The search narrows as the surface settles, and the pictures sharpen. At first it reaches 36 mm to either side, since a
+# hull bridges the sockets of eyes, and what lies behind ears and below a chin.
+_FIRST = Step(gate=20.0, scale=10e-3, relax=0.3, reach=9e-3, halvings=2)
+_SECOND = Step(gate=20.0, scale=10e-3, relax=0.3, reach=6e-3, halvings=1)
 _THIRD = Step(gate=10.0, scale=4e-3, relax=0.3, reach=2e-3, halvings=1)
 _NEAR = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
 _CLOSE = Step(gate=10.0, scale=4e-3, relax=0.3, reach=3e-3)
@@ -52,7 +53,7 @@ def make_keyframe(
     iterations = 0
     mesh, relative = hull, 1.0
     for vertices, steps in (
-        (coarse, [_FIRST] * 3 + [_SECOND] * 2 + [_THIRD] * 2),
+        (coarse, [_FIRST] * 8 + [_SECOND] * 4 + [_THIRD] * 2),
         (count, [_NEAR] * 3 + [_CLOSE] * max(settings.keyframe_iterations - 7, 1)),
         (count, [_CLOSE] * 4),
     ):

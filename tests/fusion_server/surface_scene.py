@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion_server.surface import View
+from fusion_server.surface import View, keyframe
 from geometry.mesh import Mesh, vertex_normals
 from geometry.rasterize.cpu import CpuRasterizer
 from protocol.calibration import Camera
@@ -42,6 +42,15 @@ def blob(times: int = 5, swell: float = 0.0) -> Mesh:
     cheek = np.exp(-((x - 0.5) ** 2 + (y + 0.3) ** 2 + (z - 0.8) ** 2) / 0.15)
     vertices = sphere.vertices * radius[:, None] * (0.08, 0.11, 0.09)
     return Mesh(vertices + swell * cheek[:, None] * sphere.vertices, sphere.faces)
+
+
+def hollowed(depth: float, wide: float) -> tuple[Mesh, np.ndarray]:
+    """``blob(5)`` with a steep hollow of that depth (metres), as the socket of an eye, which every outline hides; and
+    which of its vertices are the hollow's floor. wide: of its radius to the blob's.  # P bool"""
+    mesh = blob(5)
+    out = icosphere(5).vertices
+    away = np.linalg.norm(out - (1.0, 0.0, 0.0), axis=1) / wide
+    return Mesh(mesh.vertices - depth * np.exp(-(away**8))[:, None] * out, mesh.faces), away < 0.7
 
 
 def skin(times: int = 5, seed: int = 3) -> np.ndarray:
@@ -132,3 +141,32 @@ def resized(camera: Camera, times: int) -> Camera:
 def numpy(tensor) -> np.ndarray:
     """A tensor of any device as an array."""
     return tensor.cpu().numpy()
+
+
+class Remeshing:
+    """Remeshing decides by the last digit which of two equal edges goes first. So the outcomes of one track's keyframe
+    are recorded and handed to a second one, when the same went into them."""
+
+    def __init__(self, monkeypatch):
+        self._patch, self._remesh = monkeypatch, keyframe.remesh
+        self.left = []  # what went in and what came out, until it is handed on
+
+    def record(self):
+        """From now on."""
+
+        def remesh(mesh, *rest, **named):
+            self.left.append((mesh, self._remesh(mesh, *rest, **named)))
+            return self.left[-1][1]
+
+        self._patch.setattr(keyframe, "remesh", remesh)
+
+    def replay(self, furthest: float = 2e-6):
+        """From now on, in the same order; furthest: metres that a vertex which went in may be elsewhere."""
+
+        def remesh(mesh, *rest, **named):
+            before, came = self.left.pop(0)
+            np.testing.assert_array_equal(mesh.faces, before.faces)
+            assert np.linalg.norm(mesh.vertices - before.vertices, axis=1).max() < furthest
+            return came
+
+        self._patch.setattr(keyframe, "remesh", remesh)

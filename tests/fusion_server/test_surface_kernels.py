@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from surface_scene import blob, ring, skin, turned, views_of
+from surface_scene import Remeshing, blob, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.cuda import CudaKernels
@@ -194,21 +195,26 @@ def test_what_a_frame_left_on_the_device_goes_with_it(scene, kernels):
     assert len(kernels._maps._held) == before
 
 
-def test_a_track_follows_as_it_does_on_the_cpu(device):
+def test_a_track_follows_as_it_does_on_the_cpu(device, monkeypatch):
     """Keyframe, turn, expression, and what a checkpoint keeps between frames: once it refused a tracker on a device."""
     settings = SurfaceSettings(vertices=800, hull_cells=32, keyframe_iterations=8, uv=False)
     meshes = [blob(4), turned(blob(4), 3.0), turned(blob(4, 2e-3), 5.0)]
-    takes = []
-    for tracker in (
-        SurfaceTracker(settings, CudaRasterizer(device), CudaKernels(device)),
-        SurfaceTracker(settings, CpuRasterizer()),
+    takes, remeshing = [], Remeshing(monkeypatch)
+    for tracker, shared in (
+        (SurfaceTracker(settings, CpuRasterizer()), remeshing.record),
+        (
+            SurfaceTracker(settings, CudaRasterizer(device), CudaKernels(device)),
+            partial(remeshing.replay, furthest=2e-5),
+        ),
     ):
+        shared()
         surfaces = []
         for mesh in meshes:
             surfaces.append(tracker.update(views_of(mesh, skin(4), CAMERAS[::2], fine=3)))
             tracker.restore(thaw(freeze(tracker.state(), _ROOMS), _ROOMS))
         takes.append(surfaces)
-    for ours, theirs in zip(*takes, strict=True):
+    assert not remeshing.left
+    for theirs, ours in zip(*takes, strict=True):
         assert ours.kind == theirs.kind and ours.quality.flags == theirs.quality.flags
         assert ours.quality.silhouette_iou == pytest.approx(theirs.quality.silhouette_iou, abs=2e-3)
         assert ours.quality.normal_residual_deg == pytest.approx(theirs.quality.normal_residual_deg, rel=0.02, abs=0.02)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from surface_scene import blob, ring, skin, views_of
+from surface_scene import Remeshing, blob, ring, skin, views_of
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, keyframe
 from fusion_server.surface.base import Rig
@@ -160,36 +160,20 @@ def test_without_photometry_there_is_nothing_to_polish_by(fine):
 
 
 def test_fine_pictures_make_the_same_track_with_cuda_s_kernels(fine, monkeypatch):
-    """Emulated: a keyframe, and a warm frame, which goes step by step beside pictures this fine.
-
-    Remeshing decides by the last digit which of two equal edges goes first: what goes into it is compared, and the
-    second track goes on with what came out for the first.
-    """
+    """Emulated: a keyframe, and a warm frame, which goes step by step beside pictures this fine."""
     settings = replace(SETTINGS, vertices=800, polish=2, keyframe_iterations=8)
     ours, theirs = (
         SurfaceTracker(settings, CpuRasterizer(), CPU),
         SurfaceTracker(settings, CudaRasterizer("cpu"), CudaKernels("cpu")),
     )
-    went, came, remesh = [], [], keyframe.remesh
-
-    def first(mesh, *rest, **named):
-        went.append(mesh)
-        came.append(remesh(mesh, *rest, **named))
-        return came[-1]
-
-    def second(mesh, *rest, **named):
-        before = went.pop(0)
-        np.testing.assert_array_equal(mesh.faces, before.faces)
-        assert np.linalg.norm(mesh.vertices - before.vertices, axis=1).max() < 2e-6
-        return came.pop(0)
-
+    remeshing = Remeshing(monkeypatch)
     for kind in ("keyframe", "warm"):
-        monkeypatch.setattr(keyframe, "remesh", first)
+        remeshing.record()
         one = ours.update(fine)
-        assert len(went) == (3 if kind == "keyframe" else 0)
-        monkeypatch.setattr(keyframe, "remesh", second)
+        assert len(remeshing.left) == (3 if kind == "keyframe" else 0)
+        remeshing.replay()
         other = theirs.update(fine)
-        assert not went
+        assert not remeshing.left
         assert one.kind == other.kind == kind
         assert np.median(np.linalg.norm(one.vertices - other.vertices, axis=1)) < 2e-6
 

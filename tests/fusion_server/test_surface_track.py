@@ -7,7 +7,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from surface_scene import blob, ring, skin, turned, views_of
+from surface_scene import blob, hollowed, ring, skin, turned, views_of
 
 from fusion_server.surface import SurfaceError, SurfaceSettings, SurfaceTracker
 from fusion_server.surface.keyframe import aligned, draped
@@ -498,3 +498,15 @@ def test_when_nothing_moves_no_camera_is_stuck():
     changed = [replace(view, image=view.image + np.uint8(1)) if n != 3 else view for n, view in enumerate(views)]
     assert repeats.after(changed).stuck() == ("cam3",)
     assert repeats.after(changed[4:]).stuck() == ()
+
+
+def test_a_first_mesh_reaches_into_a_hollow_that_no_outline_shows_and_no_normal_knows():
+    """Two centimetres deep, with steep walls; where the hollow is, nothing is said of normals."""
+    mesh, floor = hollowed(0.02, 0.4)
+    views, without = (views_of(each, skin(5), CAMERAS, fine=4) for each in (mesh, blob(5)))
+    known = [np.abs(a.normal - b.normal).max(-1) < 1e-3 for a, b in zip(views, without, strict=True)]
+    views = [replace(view, confidence=where.astype(np.float32)) for view, where in zip(views, known, strict=True)]
+    settings = SurfaceSettings(vertices=3000, uv=False, hull_cells=64)
+    surface = SurfaceTracker(settings, CpuRasterizer()).update(views)
+    off = SurfaceIndex(Mesh(surface.vertices, surface.faces)).distances(mesh.vertices[floor])
+    assert np.median(off) < 0.5e-3
