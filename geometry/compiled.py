@@ -3,6 +3,9 @@
 numba keeps compiled code on disk and takes it again as long as the function's own file is unchanged. What a kernel
 calls or reads from another file is compiled into it, and numba does not look there: after an update in place old code
 would go on running. Here the stamp of a kernel's code covers all sources that went into it.
+
+Numbers that index something go into a kernel unsigned: of one that may be negative numba asks at each use whether it
+counts from the end. A sparse product takes half of the time without.
 """
 
 from __future__ import annotations

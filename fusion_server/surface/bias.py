@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 from scipy import sparse
 
@@ -147,18 +146,18 @@ def _axes(vertices, face, n):
     return x, y, z, n[1] * z - n[2] * y, n[2] * x - n[0] * z, n[0] * y - n[1] * x
 
 
-@kernel(parallel=True)
+@kernel
 def _tilts(vertices, faces, face_normals, normal, weight, tilt):
-    for f in numba.prange(faces.shape[0]):
+    for f in range(faces.shape[0]):
         if weight[f] > 0.0:
             x, y, z, u, v, w = _axes(vertices, faces[f], face_normals[f])
             tilt[f, 0] = normal[f, 0] * x + normal[f, 1] * y + normal[f, 2] * z
             tilt[f, 1] = normal[f, 0] * u + normal[f, 1] * v + normal[f, 2] * w
 
 
-@kernel(parallel=True)
+@kernel
 def _untilted(vertices, faces, face_normals, normal, tilt, share, out):
-    for f in numba.prange(faces.shape[0]):
+    for f in range(faces.shape[0]):
         x, y, z, u, v, w = _axes(vertices, faces[f], face_normals[f])
         s, t = share * tilt[f, 0], share * tilt[f, 1]
         a, b, c = normal[f, 0] - s * x - t * u, normal[f, 1] - s * y - t * v, normal[f, 2] - s * z - t * w

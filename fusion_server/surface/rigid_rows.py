@@ -11,7 +11,9 @@ from geometry.rasterize.base import Raster
 
 CUT = 0.4  # difference of unit normals beyond which a pixel loses weight
 SLACK = 8e-3  # metres: a larger step of depth between neighbours is no surface to take a gradient on
-EVERY = 2  # pixels are asked, and stand for the others: those whose row and column add up to a multiple of it
+# Of so many pixels one is asked, and stands for the others: those whose row and column add up to a multiple of it. Over
+# 300 frames (`benchmarks surface`, noisy normals) with 1: 0.117 / 0.81 mm, with 2: 0.119 / 0.81.
+EVERY = 2
 
 
 def rigid_rows(
@@ -25,8 +27,9 @@ def rigid_rows(
     trust: np.ndarray,
     distance: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """System (6, 6) and right side (6,) of rotation vector and translation, world, about a centre; all pixels weigh 1.
+    """System (6, 6) and right side (6,) of rotation vector and translation, world, about a centre.
 
+    All pixels weigh 1, those that are asked for all: see ``EVERY``.
     centers: (V, 3) that centre in the cameras' frames; maps as for ``fuse.fuse_normals``.
     """
     system, right = np.zeros((len(centers), 6, 6)), np.zeros((len(centers), 6))

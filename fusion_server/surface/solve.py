@@ -35,8 +35,8 @@ class Topology:
     """A mesh's faces with what the solver wants to know of them, made once.
 
     faces (F, 3) int32; edges (E, 2); face_edges (F, 3), edge k joins corners k and k + 1; neighbours of vertex v are
-    ``neighbour[start[v]:start[v + 1]]`` across edges ``link[...]``. All but the faces are uint32: of a number that may
-    be negative, compiled code asks at each use whether it counts from the end, and takes twice as long.
+    ``neighbour[start[v]:start[v + 1]]`` across edges ``link[...]``. All but the faces are uint32; ``geometry.compiled``
+    says why.
     """
 
     faces: np.ndarray
@@ -87,11 +87,10 @@ class Shape:
     def of(cls, vertices: np.ndarray, topology: Topology) -> Shape:
         """Normals and areas of a pose."""
         vertices = np.ascontiguousarray(vertices, dtype=np.float64)
-        normals = np.empty_like(vertices)
+        normals = np.zeros_like(vertices)
         face_normals = np.empty((len(topology.faces), 3))
         areas = np.empty(len(topology.faces))
-        around = topology.around
-        edge = _shape(vertices, topology.corners, around.start, around.face, normals, face_normals, areas)
+        edge = _shape(vertices, topology.corners, normals, face_normals, areas)
         return cls(vertices, normals, face_normals, areas, edge)
 
     def folded(self, topology: Topology, cosine: float = 0.0) -> np.ndarray:
@@ -270,29 +269,28 @@ def _around(faces, start, neighbour):
     return first, face, wide_first, wide[:size].copy()
 
 
-@kernel(parallel=True)
-def _shape(vertices, faces, start, face, normals, face_normals, areas):
+@kernel
+def _shape(vertices, faces, normals, face_normals, areas):
     length = 0.0
-    for f in numba.prange(faces.shape[0]):
+    for f in range(faces.shape[0]):
         a, b, c = faces[f]
         ux, uy, uz = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
         wx, wy, wz = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
         nx, ny, nz = uy * wz - uz * wy, uz * wx - ux * wz, ux * wy - uy * wx
+        size = np.sqrt(nx * nx + ny * ny + nz * nz)
         length += np.sqrt(ux * ux + uy * uy + uz * uz)
-        face_normals[f, 0], face_normals[f, 1], face_normals[f, 2] = nx, ny, nz
-    for v in numba.prange(vertices.shape[0]):
-        nx, ny, nz = 0.0, 0.0, 0.0
-        for n in range(start[v], start[v + 1]):
-            f = face[n]
-            nx, ny, nz = nx + face_normals[f, 0], ny + face_normals[f, 1], nz + face_normals[f, 2]
-        size = max(np.sqrt(nx * nx + ny * ny + nz * nz), 1e-20)
-        normals[v, 0], normals[v, 1], normals[v, 2] = nx / size, ny / size, nz / size
-    for f in numba.prange(faces.shape[0]):
-        size = np.sqrt(face_normals[f, 0] ** 2 + face_normals[f, 1] ** 2 + face_normals[f, 2] ** 2)
         areas[f] = 0.5 * size
         scale = 1.0 / max(size, 1e-20)
+        face_normals[f, 0], face_normals[f, 1], face_normals[f, 2] = nx * scale, ny * scale, nz * scale
+        for k in range(3):
+            v = faces[f, k]
+            normals[v, 0] += nx
+            normals[v, 1] += ny
+            normals[v, 2] += nz
+    for v in range(vertices.shape[0]):
+        size = np.sqrt(normals[v, 0] ** 2 + normals[v, 1] ** 2 + normals[v, 2] ** 2)
         for axis in range(3):
-            face_normals[f, axis] *= scale
+            normals[v, axis] /= max(size, 1e-20)
     return length / max(faces.shape[0], 1)
 
 

@@ -28,7 +28,7 @@ class CpuRasterizer:
         bary = np.empty((*shape, 2), np.float32)
         depth = np.empty(shape, np.float32)
         vertices = np.ascontiguousarray(vertices, dtype=np.float64)
-        corners = np.ascontiguousarray(faces, dtype=np.int32).view(np.uint32)  # see ``compiled``
+        corners = np.ascontiguousarray(faces, dtype=np.int32).view(np.uint32)  # see ``geometry.compiled``
         _rasterize(vertices, corners, matrices, face, bary, depth)
         return Raster(face, bary, depth)
 

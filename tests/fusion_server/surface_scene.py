@@ -1,4 +1,5 @@
-"""Subjects for surface tests, textured and the size of a head, rendered into a ring of pinhole cameras."""
+"""Subjects for surface tests, textured and the size of a head, rendered into a ring of pinhole cameras; and what tests
+of two implementations share."""
 
 from __future__ import annotations
 
