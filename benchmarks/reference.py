@@ -272,7 +272,7 @@ def drawn(runs: dict[str, list[Curve]], title: str, path: Path) -> None:
 def cold_start(views: list[View], vertices: int) -> Mesh:
     """The visual hull, evenly meshed."""
     observation = observe(views, False)
-    hull = visual_hull(observation.cameras, observation.outlines, SurfaceSettings().hull_cells)
+    hull = visual_hull(observation.cameras, observation.outlines, SurfaceSettings().hull_cells).surface()
     return remesh(hull, edge_length_for(hull, vertices), rounds=4)
 
 

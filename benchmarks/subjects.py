@@ -1,9 +1,9 @@
 """First meshes of many simulated subjects, live and final, against their truth: what to choose a surface's numbers by.
 
-    python -m benchmarks subjects [--count 8] [--seed 0] [--fill 0.87] [--size 512] [--quality live,final]
+    python -m benchmarks subjects [--count 8] [--seed 0] [--cameras 8] [--fill 0.87] [--size 512] [--quality live,final]
 
 People, statues and skulls in turn from the generator of training sets, each under light, before a backdrop and through
-sensors of its own, and drawn with random numbers that no training draws (``models.held_out``); eight cameras stand in a
+sensors of its own, and drawn with random numbers that no training draws (``models.held_out``); the cameras stand in a
 ring. --fill: how much of a picture's side the subject takes; less of it makes larger pixels.
 Distances are those of `headstream evaluate`. Ratios between two runs say more than their numbers.
 """
@@ -11,8 +11,8 @@ Distances are those of `headstream evaluate`. Ratios between two runs say more t
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
-from itertools import count
 from pathlib import Path
 
 import cv2
@@ -38,15 +38,15 @@ FRAME = "000000"
 HEAD = 0.36  # metres from a person's crown down: what the pictures show
 
 
-def draw_subject(out: Path, seed: int, index: int, fill: float, size: int) -> str:
-    """Render subject ``index`` into the capture folder ``out``; its kind comes back."""
+def draw_subject(out: Path, seed: int, index: int, count: int, fill: float, size: int) -> str:
+    """Render subject ``index``, from so many cameras, into the capture folder ``out``; its kind comes back."""
     kind = KINDS[index % len(KINDS)]
-    for attempt in count():
+    for attempt in itertools.count():
         rng = np.random.default_rng([seed, index, HELD_OUT, attempt])
         scene = draw_scene(rng)
         if scene.kind == kind:
             break
-    cameras = _ring(rng, scene.surface.vertices, kind, fill, size)
+    cameras = _ring(rng, scene.surface.vertices, kind, count, fill, size)
     renderings = render(scene.surface, cameras, scene.lighting)
     masks = [rendering.mask for rendering in renderings]
     images, _ = photograph(
@@ -62,13 +62,13 @@ def draw_subject(out: Path, seed: int, index: int, fill: float, size: int) -> st
     return kind
 
 
-def _ring(rng: np.random.Generator, points: np.ndarray, kind: str, fill: float, size: int) -> list[Camera]:
+def _ring(rng: np.random.Generator, points: np.ndarray, kind: str, count: int, fill: float, size: int) -> list[Camera]:
     low, high = points.min(0), points.max(0)
     middle, side = (low + high) / 2, float((high - low).max())
     if kind == "person":
         middle, side = np.array([0.0, high[1] - 0.4 * HEAD, 0.0]), HEAD
     away, cameras = rng.uniform(0.9, 1.3), []
-    for n, azimuth in enumerate(2 * np.pi * np.arange(8) / 8):
+    for n, azimuth in enumerate(2 * np.pi * np.arange(count) / count):
         c = np.cos(elevation := np.radians(rng.uniform(-5, 20)))
         place = middle + away * np.array([np.sin(azimuth) * c, np.sin(elevation), np.cos(azimuth) * c])
         cameras.append(look_at(f"cam{n}", place, middle, fill * size * away / side, (size, size)))
@@ -80,6 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cameras", type=int, default=8)
     parser.add_argument("--fill", type=float, default=0.87)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--quality", default=",".join(QUALITIES))
@@ -87,12 +88,12 @@ def main() -> None:
     qualities = options.quality.split(",")
     if not set(qualities) <= set(QUALITIES):
         raise SystemExit(f"benchmarks subjects: --quality: {options.quality!r}; must be of {', '.join(QUALITIES)}")
-    print(f"{machine()}; seed {options.seed}, median / 95 % mm, normals")
+    print(f"{machine()}; seed {options.seed}, {options.cameras} cameras, median / 95 % mm, normals")
     scores: dict[str, list[tuple[float, float]]] = {quality: [] for quality in qualities}
     for index in range(options.count):
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch) / "subject"
-            kind = draw_subject(root, options.seed, index, options.fill, options.size)
+            kind = draw_subject(root, options.seed, index, options.cameras, options.fill, options.size)
             line = f"{index:3} {kind:8}"
             for quality in qualities:
                 folder = CaptureFolder.open(root)

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _LOOKS = 2  # at the head on a cold start, at most
 _FINEST = 2048  # pixels a side of a final mesh's pictures: 16 of them are 270 MB of grey levels
 _POLISH = 8  # iterations; more do not bring a final mesh nearer to the truth
+_SWEEPS = 3  # of stereo before a final keyframe; two more find hardly more depths
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +163,8 @@ def make_reconstructor(
     """Load the normal engine and an empty track, and compile what the first frame would wait for (a minute or two on a
     new machine).
 
-    final: compare pictures as fine as the cameras take them, and polish keyframes. uv: unwrap each new topology.
+    final: compare pictures as fine as the cameras take them, carve hulls by stereo, and polish keyframes. uv: unwrap
+    each new topology.
     Raises HeadstreamError when an engine cannot be had.
     """
     keep_freed_memory()
@@ -186,6 +188,7 @@ def make_reconstructor(
         iterations=surface.iterations,
         photometric=surface.photometric,
         polish=_POLISH if final else 0,
+        stereo=_SWEEPS if final else 0,
         uv=uv,
     )
     rasterizer = make_rasterizer(surface.rasterizer, surface.device)

@@ -10,6 +10,7 @@ half of the views know nothing about is outside, by how far it lies inside and o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -34,8 +35,22 @@ _BRIDGES = (1.5, 3.0, 5.0)  # cells: radii of what tunnels must let pass to stay
 _STRUT = 1.0  # cells: radius of what a solid may be thinner than to be cut where a tunnel is left
 
 
-def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 128) -> Mesh:
-    """The hull of all masks as a closed mesh, ``cells`` cells along its longest side.
+@dataclass(frozen=True, eq=False)
+class Field:
+    """Signed distances, metres, positive inside, on a grid: values (X, Y, Z) float32; low (3,): where its first cell
+    lies; step: metres between cells."""
+
+    values: np.ndarray
+    low: np.ndarray
+    step: float
+
+    def surface(self) -> Mesh:
+        """Its zero level; see ``closed_surface``."""
+        return closed_surface(self.values, self.low, self.step)
+
+
+def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 128) -> Field:
+    """The hull of all masks, ``cells`` cells along its longest side; its ``surface`` is a closed mesh.
 
     Raises SurfaceError when fewer than two views saw anything or their masks do not meet in space.
     """
@@ -47,8 +62,7 @@ def visual_hull(cameras: Sequence[Camera], outlines: Silhouettes, cells: int = 1
     known = outlines.known[usable]
     low, high = _bounds(rig, [cameras[n] for n in usable], outlines.inside[usable], distance, known)
     step = float((high - low).max()) / cells
-    field = _field(rig, distance, known, low, high, step)
-    return closed_surface(field, low, step)
+    return Field(_field(rig, distance, known, low, high, step), low, step)
 
 
 def _bounds(rig, cameras, inside, distance, known) -> tuple[np.ndarray, np.ndarray]:

@@ -1,26 +1,31 @@
-"""A surface from nothing: hull, then refinement with remeshing, then a texture atlas."""
+"""A surface from nothing: hull, carved where that is asked, then refinement with remeshing, then a texture atlas."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import numpy as np
 
-from fusion_server.surface.base import SurfaceSettings
+from fusion_server.surface.base import SurfaceError, SurfaceSettings
 from fusion_server.surface.bias import Bias
+from fusion_server.surface.carve import carved
 from fusion_server.surface.density import edge_lengths
-from fusion_server.surface.hull import visual_hull
+from fusion_server.surface.hull import Field, visual_hull
 from fusion_server.surface.observation import Observation, look
 from fusion_server.surface.photometric import FOOTPRINT, Positions
 from fusion_server.surface.refine import BORDER, Clock, Step, compared, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, unfolded
+from fusion_server.surface.stereo import Depths, agreed_depths
 from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
 from geometry.rasterize.base import Rasterizer
 from geometry.remesh import edge_length_for, remesh, vertices_for
+
+log = logging.getLogger(__name__)
 
 # The search narrows as the surface settles, and the pictures sharpen. At first it reaches 36 mm to either side (where a
 # pixel of the usual pictures covers 0.8), since a hull bridges the sockets of eyes, and what lies behind ears and below
@@ -47,8 +52,12 @@ def make_keyframe(
 
     Raises SurfaceError when the masks make no hull.
     """
-    hull = visual_hull(observation.cameras, observation.outlines, settings.hull_cells)
+    field = visual_hull(observation.cameras, observation.outlines, settings.hull_cells)
+    hull = field.surface()
     clock.lap("hull")
+    if settings.photometric and settings.stereo:
+        hull = _carved(field, hull, agreed_depths(observation, hull, rasterizer, settings.stereo))
+        clock.lap("stereo")
     count = settings.vertices or _told_apart(hull, observation)
     coarse = max(count // 3, 500)
     iterations = 0
@@ -83,6 +92,15 @@ def make_keyframe(
         iterations += settings.polish * (observation.spare_halvings + 1)
         clock.lap("polish")
     return Mesh(unfolded(points, topology, _CREASED), mesh.faces), iterations
+
+
+def _carved(field: Field, hull: Mesh, depths: Depths) -> Mesh:
+    """A hull's field without what depths see through, or the hull where that is no closed surface."""
+    try:
+        return carved(field, depths).surface()
+    except SurfaceError as error:
+        log.warning("stereo: %s; the mesh starts from the hull as it is", error)
+        return hull
 
 
 def _by_few_pixels(held: Positions, edge: float) -> Positions:

@@ -92,7 +92,7 @@ def test_an_empty_mask_is_blind(mask):
 
 def test_the_hull_of_true_masks_holds_the_subject_and_little_more(scene):
     mesh, views = scene
-    hull = visual_hull(CAMERAS, silhouettes(views), 64)
+    hull = visual_hull(CAMERAS, silhouettes(views), 64).surface()
     assert is_closed_manifold(hull.faces)
     distance = surface_distance(mesh, hull, 3000)
     assert distance.forward.median < 2.5e-3
@@ -105,7 +105,7 @@ def test_the_hull_of_true_masks_holds_the_subject_and_little_more(scene):
 def test_the_subject_is_found_wherever_it_is(scene):
     shift = (0.04, -0.03, 0.05)
     mesh = turned(scene[0], 30, shift)
-    hull = visual_hull(CAMERAS, silhouettes(views_of(mesh, skin(4), CAMERAS)), 48)
+    hull = visual_hull(CAMERAS, silhouettes(views_of(mesh, skin(4), CAMERAS)), 48).surface()
     np.testing.assert_allclose((hull.vertices.min(0) + hull.vertices.max(0)) / 2, shift, atol=0.012)
 
 
@@ -115,18 +115,18 @@ def test_one_mask_that_lacks_the_top_does_not_cut_it_off(scene):
     broken = views[2].mask.copy()
     broken[: rows[0] + 25] = 0
     spoiled = [*views[:2], replace(views[2], mask=broken), *views[3:]]
-    hull = visual_hull(CAMERAS, silhouettes(spoiled), 64)
+    hull = visual_hull(CAMERAS, silhouettes(spoiled), 64).surface()
     top = mesh.vertices[mesh.vertices[:, 1] > mesh.vertices[:, 1].max() - 0.02]
     assert np.median(SurfaceIndex(hull).distances(top)) < 6e-3
     two = [*spoiled[:4], replace(views[4], mask=np.where(np.arange(128)[:, None] < rows[0] + 25, 0, views[4].mask))]
-    cut = visual_hull(CAMERAS, silhouettes([*two, *views[5:]]), 64)
+    cut = visual_hull(CAMERAS, silhouettes([*two, *views[5:]]), 64).surface()
     assert np.median(SurfaceIndex(cut).distances(top)) > 6e-3  # two that agree are believed
 
 
 def test_one_mask_with_too_much_changes_nothing_much(scene):
     mesh, views = scene
     grown = replace(views[5], mask=cv2.dilate(views[5].mask, np.ones((15, 15))))
-    hull = visual_hull(CAMERAS, silhouettes([*views[:5], grown, *views[6:]]), 64)
+    hull = visual_hull(CAMERAS, silhouettes([*views[:5], grown, *views[6:]]), 64).surface()
     assert surface_distance(mesh, hull, 3000).forward.median < 3e-3
 
 
@@ -134,7 +134,7 @@ def test_a_blind_view_is_left_out(scene):
     mesh, views = scene
     outlines = silhouettes([replace(views[0], mask=np.zeros((128, 128), np.float32)), *views[1:]])
     assert outlines.blind.tolist() == [True] + [False] * 7
-    assert surface_distance(mesh, visual_hull(CAMERAS, outlines, 48), 3000).forward.median < 4e-3
+    assert surface_distance(mesh, visual_hull(CAMERAS, outlines, 48).surface(), 3000).forward.median < 4e-3
 
 
 def test_a_subject_cut_by_the_pictures_is_closed_there_and_not_carved(scene):
@@ -145,7 +145,7 @@ def test_a_subject_cut_by_the_pictures_is_closed_there_and_not_carved(scene):
         mask = crop_image(view.mask, x0, y0, side, 128)
         cut.append(replace(view, camera=cropped(view.camera, x0, y0, side, 128), mask=mask))
     outlines = silhouettes(cut)
-    hull = visual_hull([view.camera for view in cut], outlines, 64)
+    hull = visual_hull([view.camera for view in cut], outlines, 64).surface()
     assert is_closed_manifold(hull.faces)
     upper = mesh.vertices[mesh.vertices[:, 1] > -0.03]
     distance = SurfaceIndex(hull).distances(upper)
@@ -165,9 +165,9 @@ def test_what_the_picture_does_not_show_is_not_background(scene):
     narrow = [replace(view, mask=np.where(valid, view.mask, 0), valid=valid) for view in views]
     outlines = silhouettes(narrow)
     assert outlines.known.tolist() == [[20, 0, 107, 127]] * 8
-    full = visual_hull(CAMERAS, silhouettes(views), 48)
+    full = visual_hull(CAMERAS, silhouettes(views), 48).surface()
     np.testing.assert_allclose(
-        np.ptp(visual_hull(CAMERAS, outlines, 48).vertices, axis=0), np.ptp(full.vertices, axis=0), atol=0.01
+        np.ptp(visual_hull(CAMERAS, outlines, 48).surface().vertices, axis=0), np.ptp(full.vertices, axis=0), atol=0.01
     )
 
 
@@ -176,14 +176,14 @@ def test_masks_that_do_not_meet_are_refused(scene):
     corner = np.zeros((128, 128), np.float32)
     corner[:20, :20] = 1
     with pytest.raises(SurfaceError, match="do not meet"):
-        visual_hull(CAMERAS, silhouettes([replace(view, mask=corner) for view in views]), 48)
+        visual_hull(CAMERAS, silhouettes([replace(view, mask=corner) for view in views]), 48).surface()
 
 
 def test_one_view_makes_no_hull(scene):
     _, views = scene
     blind = [replace(view, mask=np.zeros((128, 128), np.float32)) for view in views[1:]]
     with pytest.raises(SurfaceError, match="visible in 1 of 8"):
-        visual_hull(CAMERAS, silhouettes([views[0], *blind]), 48)
+        visual_hull(CAMERAS, silhouettes([views[0], *blind]), 48).surface()
 
 
 def test_where_one_picture_ends_the_others_say_how_wide_the_shoulders_are():
@@ -197,8 +197,8 @@ def test_where_one_picture_ends_the_others_say_how_wide_the_shoulders_are():
     cut = replace(views[2], mask=views[2].mask * rows, valid=np.broadcast_to(rows, (128, 128)))
     kept = [*views[:2], cut, *views[3:]]
     less = [*views[:2], *views[3:]]
-    with_it = visual_hull(cameras, silhouettes(kept), 96)
-    without = visual_hull([view.camera for view in less], silhouettes(less), 96)
+    with_it = visual_hull(cameras, silhouettes(kept), 96).surface()
+    without = visual_hull([view.camera for view in less], silhouettes(less), 96).surface()
     there = SurfaceIndex(with_it).distances(without.vertices)
     assert np.percentile(there, 99) < 6e-3
     assert np.percentile(SurfaceIndex(with_it).distances(body.vertices), 99) < 12e-3
@@ -217,7 +217,7 @@ def test_shoulders_are_not_taken_away_by_guesses_of_pictures_that_end_above_them
         replace(view, mask=view.mask * rows, valid=np.broadcast_to(rows, (128, 128))) if n in heads else view
         for n, view in enumerate(views_of(body, skin(4), cameras))
     ]
-    distance = SurfaceIndex(visual_hull(cameras, silhouettes(views), 96)).distances(body.vertices)
+    distance = SurfaceIndex(visual_hull(cameras, silhouettes(views), 96).surface()).distances(body.vertices)
     assert np.percentile(distance, 95) < 12e-3 and np.percentile(distance, 99) < 18e-3
 
 

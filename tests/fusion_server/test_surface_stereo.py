@@ -1,0 +1,186 @@
+"""Depths that cameras agree on, and a hull that they carve."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numba
+import numpy as np
+import pytest
+from surface_scene import blob, hollowed, ring, skin, views_of
+
+from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.surface.carve import carved
+from fusion_server.surface.cuda import CudaKernels
+from fusion_server.surface.hull import Field, visual_hull
+from fusion_server.surface.keyframe import _carved
+from fusion_server.surface.observation import observe
+from fusion_server.surface.stereo import Depths, agreed_depths
+from geometry.measure import SurfaceIndex
+from geometry.rasterize.cpu import CpuRasterizer
+
+CAMERAS = ring(12, 128)
+SWEEPS = 3
+
+
+class Scene:
+    """A head with the socket of an eye, 20 mm deep, that every outline hides, from twelve cameras."""
+
+    def __init__(self):
+        self.mesh, self.floor = hollowed(0.02, 0.4)
+        self.views = views_of(self.mesh, skin(5), CAMERAS)
+        self.observation = observe(self.views, True)
+        self.field = visual_hull(CAMERAS, self.observation.outlines, 64)
+        self.hull = self.field.surface()
+
+    def depths(self, views=None) -> Depths:
+        """What the views' pictures say."""
+        observation = self.observation if views is None else observe(views, True)
+        return agreed_depths(observation, self.hull, CpuRasterizer(), SWEEPS)
+
+    def true(self, depths: Depths) -> np.ndarray:
+        """Of the same pixels.  # V,h,w"""
+        return CpuRasterizer().rasterize(self.mesh.vertices, self.mesh.faces, depths.cameras).depth
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return Scene()
+
+
+@pytest.fixture(scope="module")
+def depths(scene):
+    return scene.depths()
+
+
+def with_pictures(views, make):
+    """Views whose pictures are made anew, from (number, picture)."""
+    return [replace(view, image=make(n, view.image).astype(np.uint8)) for n, view in enumerate(views)]
+
+
+def test_depths_that_cameras_agree_on_are_true(scene, depths):
+    found, true = depths.depth > 0, scene.true(depths)
+    pixel = 0.34 / 256  # metres
+    off = np.abs(depths.depth - true)[found & (true > 0)]
+    assert found.sum() > 0.5 * (true > 0).sum()
+    assert np.median(off) < 0.3 * pixel
+    assert np.percentile(off, 95) < 2 * pixel
+
+
+def test_normals_of_agreed_depths_face_their_camera_and_are_the_surface_s(scene, depths):
+    found = depths.depth > 0
+    normals = depths.normal[found]
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1, atol=1e-5)
+    off = []
+    for n, view in enumerate(scene.views):
+        wide = view.normal.repeat(2, 0).repeat(2, 1)  # maps are half as fine as pictures
+        off.append(np.degrees(np.arccos(np.clip((depths.normal[n] * wide).sum(-1), -1, 1)))[found[n]])
+    assert np.median(np.concatenate(off)) < 12
+
+
+def test_cameras_find_the_floor_of_a_socket_that_outlines_hide(scene, depths):
+    floor = scene.mesh.vertices[scene.floor]
+    before = SurfaceIndex(scene.hull).distances(floor)
+    after = SurfaceIndex(carved(scene.field, depths).surface()).distances(floor)
+    assert np.median(before) > 10e-3
+    assert np.median(after) < 1.5e-3
+
+
+def test_a_field_is_only_ever_carved_and_stays_where_nobody_tells(scene, depths):
+    cut = carved(scene.field, depths)
+    assert (cut.values <= scene.field.values).all()
+    assert (cut.values < scene.field.values).any()
+    nothing = replace(depths, depth=np.zeros_like(depths.depth))
+    np.testing.assert_array_equal(carved(scene.field, nothing).values, scene.field.values)
+
+
+def test_what_one_camera_alone_sees_through_stays(scene, depths):
+    lonely = np.zeros_like(depths.depth)
+    lonely[3] = np.where(depths.depth[3] > 0, depths.depth[3] + 0.03, 0)  # a mistake of three centimetres
+    alone = replace(depths, depth=lonely)
+    np.testing.assert_array_equal(carved(scene.field, alone).values, scene.field.values)
+    lonely[4] = np.where(depths.depth[4] > 0, depths.depth[4] + 0.03, 0)
+    assert (carved(scene.field, replace(depths, depth=lonely)).values < scene.field.values).any()
+
+
+def test_a_plane_that_two_cameras_see_is_where_the_field_becomes_zero():
+    """A wall before both, five centimetres behind the front of a block."""
+    cameras = tuple(replace(CAMERAS[0], R=np.eye(3), t=np.array([shift, 0.0, 1.0])) for shift in (-0.02, 0.02))
+    depth = np.full((2, 128, 128), 1.013, np.float32)
+    normal = np.zeros((2, 128, 128, 3), np.float32)
+    normal[..., 2] = -1
+    block = Field(np.full((9, 9, 40), 0.02, np.float32), np.array([-0.008, -0.008, -0.04]), 2e-3)
+    values = carved(block, Depths(depth, normal, cameras)).values[4, 4]
+    behind = block.low[2] + block.step * np.arange(40) - 0.013
+    near = np.abs(behind) < 5.5e-3
+    np.testing.assert_allclose(values[near], behind[near], atol=1e-5)
+    np.testing.assert_allclose(values[behind < -6.5e-3], -6e-3, atol=1e-5)  # three cells: seen through
+    np.testing.assert_array_equal(values[behind > 6.5e-3], block.values[4, 4, behind > 6.5e-3])
+
+
+@pytest.mark.parametrize("grey", [0, 200])
+def test_pictures_without_texture_tell_no_depth(scene, grey):
+    assert not scene.depths(with_pictures(scene.views, lambda _, picture: np.full_like(picture, grey))).depth.any()
+
+
+def test_a_camera_whose_picture_is_noise_agrees_with_nobody(scene, depths):
+    noise = np.random.default_rng(5)
+    spoiled = with_pictures(scene.views, lambda n, p: noise.integers(0, 255, p.shape) if n == 2 else p)
+    found = scene.depths(spoiled)
+    # By chance alone: what agrees is within 1.3 mm to either side, what is searched 42 mm.
+    assert (found.depth[2] > 0).sum() < 0.08 * (depths.depth[2] > 0).sum()
+    for n in (3, 8):  # beside it, and far from it
+        assert (found.depth[n] > 0).sum() > 0.7 * (depths.depth[n] > 0).sum()
+
+
+def test_cameras_too_far_apart_tell_no_depth(scene):
+    few = scene.views[::3]  # 90 degrees from one to the next
+    assert not agreed_depths(observe(few, True), scene.hull, CpuRasterizer(), SWEEPS).depth.any()
+
+
+def test_depths_are_the_same_on_one_core(scene, depths):
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        again = scene.depths()
+    finally:
+        numba.set_num_threads(threads)
+    np.testing.assert_array_equal(again.depth, depths.depth)
+
+
+def test_pictures_finer_than_half_a_millimetre_are_halved():
+    views = views_of(blob(5), skin(5), ring(6, 64), fine=16)  # a third of a millimetre
+    observation = observe(views, True)
+    hull = visual_hull(ring(6, 64), observation.outlines, 48).surface()
+    found = agreed_depths(observation, hull, CpuRasterizer(), 1)
+    assert found.depth.shape == (6, 512, 512)
+    for camera, own in zip(found.cameras, ring(6, 64), strict=True):
+        point = np.array([0.01, 0.02, 0.03])
+        there, here = (c.K @ (c.R @ point + c.t) for c in (camera, own))
+        # cv2.pyrDown keeps the middles of even pixels: 16 times as fine, then every second one of them.
+        np.testing.assert_allclose(there[:2] / there[2], ((here[:2] / here[2] + 0.5) * 16 - 0.5) / 2, atol=1e-9)
+
+
+def test_a_keyframe_is_carved_where_that_is_asked_and_pictures_are_compared(scene, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "fusion_server.surface.keyframe.agreed_depths", lambda *rest: asked.append(rest[3]) or agreed_depths(*rest)
+    )
+    settings = SurfaceSettings(vertices=1200, keyframe_iterations=8, hull_cells=48, uv=False)
+    for stereo, photometric, kernels in ((0, True, None), (2, False, None), (2, True, None), (2, True, "cpu")):
+        tracker = SurfaceTracker(
+            replace(settings, stereo=stereo, photometric=photometric),
+            CpuRasterizer(),
+            *([CudaKernels(kernels)] if kernels else []),
+        )
+        frame = tracker.update(scene.views)
+        assert ("stereo" in frame.seconds) == (bool(stereo) and photometric)
+        assert "lost" not in frame.quality.flags
+    assert asked == [2, 2]
+
+
+def test_a_carved_field_without_a_surface_leaves_the_hull_and_says_so(scene, depths, monkeypatch, caplog):
+    empty = replace(scene.field, values=np.full_like(scene.field.values, -1.0))
+    monkeypatch.setattr("fusion_server.surface.keyframe.carved", lambda *_: empty)
+    assert _carved(scene.field, scene.hull, depths) is scene.hull
+    assert "the mesh starts from the hull as it is" in caplog.text
