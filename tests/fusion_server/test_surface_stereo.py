@@ -7,7 +7,7 @@ from dataclasses import replace
 import numba
 import numpy as np
 import pytest
-from surface_scene import blob, hollowed, ring, skin, views_of
+from surface_scene import blob, camera_at, hollowed, skin, views_of
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker
 from fusion_server.surface.carve import carved
@@ -18,9 +18,20 @@ from fusion_server.surface.observation import observe
 from fusion_server.surface.stereo import Depths, agreed_depths
 from geometry.measure import SurfaceIndex
 from geometry.rasterize.cpu import CpuRasterizer
+from protocol.calibration import Camera
 
-CAMERAS = ring(12, 128)
 SWEEPS = 3
+
+
+def level_ring(count: int, size: int = 128) -> tuple[Camera, ...]:
+    """Cameras around the origin, all as high, so that they are 360 / count degrees apart; 1.3 mm a pixel of 128."""
+    turns = np.arange(count) * 2 * np.pi / count
+    return tuple(
+        camera_at(f"cam{n}", 0.9 * np.array([np.sin(a), 0.0, np.cos(a)]), size, 2.8 * size) for n, a in enumerate(turns)
+    )
+
+
+CAMERAS = level_ring(12)
 
 
 class Scene:
@@ -134,8 +145,9 @@ def test_a_camera_whose_picture_is_noise_agrees_with_nobody(scene, depths):
 
 
 def test_cameras_too_far_apart_tell_no_depth(scene):
-    few = scene.views[::3]  # 90 degrees from one to the next
-    assert not agreed_depths(observe(few, True), scene.hull, CpuRasterizer(), SWEEPS).depth.any()
+    """Eight in a ring: 45 degrees from one to the next."""
+    few = observe(views_of(scene.mesh, skin(5), level_ring(8)), True)
+    assert not agreed_depths(few, scene.hull, CpuRasterizer(), SWEEPS).depth.any()
 
 
 def test_depths_are_the_same_on_one_core(scene, depths):
@@ -149,12 +161,13 @@ def test_depths_are_the_same_on_one_core(scene, depths):
 
 
 def test_pictures_finer_than_half_a_millimetre_are_halved():
-    views = views_of(blob(5), skin(5), ring(6, 64), fine=16)  # a third of a millimetre
+    cameras = level_ring(6, 64)
+    views = views_of(blob(5), skin(5), cameras, fine=16)  # a third of a millimetre
     observation = observe(views, True)
-    hull = visual_hull(ring(6, 64), observation.outlines, 48).surface()
+    hull = visual_hull(cameras, observation.outlines, 48).surface()
     found = agreed_depths(observation, hull, CpuRasterizer(), 1)
     assert found.depth.shape == (6, 512, 512)
-    for camera, own in zip(found.cameras, ring(6, 64), strict=True):
+    for camera, own in zip(found.cameras, cameras, strict=True):
         point = np.array([0.01, 0.02, 0.03])
         there, here = (c.K @ (c.R @ point + c.t) for c in (camera, own))
         # cv2.pyrDown keeps the middles of even pixels: 16 times as fine, then every second one of them.
