@@ -23,6 +23,7 @@ from geometry.mesh import Mesh, face_normals
 from geometry.rasterize.base import Rasterizer
 from protocol.calibration import Camera
 
+# Most of these are first choices; `python -m benchmarks subjects --cameras 16 --quality final` judges them.
 _FINEST, _LARGEST = 0.5e-3, 1024  # metres a pixel, pixels a side: finer and larger pictures are halved
 _FRONT, _BEHIND = 2e-3, 40e-3  # metres before and behind the hull that are searched
 _BESIDE = 4  # cameras that a pixel is compared in; the two in which it looks most alike count
