@@ -95,7 +95,10 @@ def make_keyframe(
 
 
 def _carved(field: Field, hull: Mesh, depths: Depths) -> Mesh:
-    """A hull's field without what depths see through, or the hull where that is no closed surface."""
+    """A hull's field without what depths see through, or the hull where there are none or that is no closed surface."""
+    if not depths.depth.any():
+        log.info("stereo: no depths; are cameras more than 40 degrees apart, or pictures without texture?")
+        return hull
     try:
         return carved(field, depths).surface()
     except SurfaceError as error:

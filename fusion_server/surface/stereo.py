@@ -39,6 +39,7 @@ _OWN = 3  # planes of its own that a pixel draws a sweep
 _GRAZING = 0.15  # cosine of a plane to the ray that meets it, at least
 _UNLIKE = 0.5  # one less the correlation: above, nothing was found
 _ALIKE = 0.5  # cosine between two cameras' normals of one place
+_BEFORE = 0.01  # metres before a camera, at least, that it sees a point
 _NONE = np.float32(2.0)  # unlikeness where nothing can be compared
 # Neighbours of the other colour of a chessboard, near and far to each side; the likeliest of each group is tried.
 _GROUPS = np.array([
@@ -138,6 +139,15 @@ def _drawn(state):
     return float((state ^ (state >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
 
 
+@kernel
+def _pixel(m, x, y, z):
+    """Where a point in one camera's frame is in another's picture (column, row), and how deep; m: see ``_between``."""
+    w = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+    over = 1.0 / max(w, _BEFORE)
+    column = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) * over
+    return column, (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) * over, w
+
+
 @kernel(fastmath=True)
 def _patch(picture, x, y, level):
     """Grey levels around a pixel, their mean 0 and their variance 1; False where they are all alike."""
@@ -177,9 +187,10 @@ def _unlikeness(grey, lens, between, beside, x, y, z, n0, n1, n2, level):
         if s < 0:
             break
         m = between[s]
-        over = 1.0 / (m[2, 0] * rx * z + m[2, 1] * ry * z + m[2, 2] * z + m[2, 3])
-        px = (m[0, 0] * rx * z + m[0, 1] * ry * z + m[0, 2] * z + m[0, 3]) * over
-        py = (m[1, 0] * rx * z + m[1, 1] * ry * z + m[1, 2] * z + m[1, 3]) * over
+        px, py, w = _pixel(m, rx * z, ry * z, z)
+        if w < _BEFORE:
+            continue
+        over = 1.0 / w
         away = m[2, 0] * u0 + m[2, 1] * u1 + m[2, 2] * u2
         xx = np.float32((m[0, 0] * u0 + m[0, 1] * u1 + m[0, 2] * u2 - px * away) * over)
         yx = np.float32((m[1, 0] * u0 + m[1, 1] * u1 + m[1, 2] * u2 - py * away) * over)
@@ -234,7 +245,7 @@ def _begin(grey, lens, between, beside, hull, face, slants, inside, maps, depth,
     for line in numba.prange(views * rows):
         v, y = line // rows, line % rows
         level = np.empty(_SAMPLES, np.float32)
-        if not _HALF <= y < rows - _HALF:
+        if beside[v, 0] < 0 or not _HALF <= y < rows - _HALF:
             continue
         ry = (y - lens[v, 3]) / lens[v, 1]
         row = int(np.rint(maps[v, 1] * ry + maps[v, 3]))
@@ -317,19 +328,17 @@ def _agree(lens, between, depth, normal, unlike, near, agreed):
     for line in numba.prange(views * rows):
         v, y = line // rows, line % rows
         for x in range(columns):
-            if not 0.0 < unlike[v, y, x] <= _UNLIKE:
+            if unlike[v, y, x] > _UNLIKE:
                 continue
             z = depth[v, y, x]
             rx, ry = (x - lens[v, 2]) / lens[v, 0], (y - lens[v, 3]) / lens[v, 1]
             for s in range(views):
                 m = between[v, s]
-                w = m[2, 0] * rx * z + m[2, 1] * ry * z + m[2, 2] * z + m[2, 3]
-                if s == v or w < 0.01:
+                px, py, w = _pixel(m, rx * z, ry * z, z)
+                if s == v or w < _BEFORE:
                     continue
-                px = (m[0, 0] * rx * z + m[0, 1] * ry * z + m[0, 2] * z + m[0, 3]) / w
-                py = (m[1, 0] * rx * z + m[1, 1] * ry * z + m[1, 2] * z + m[1, 3]) / w
                 qx, qy = int(np.rint(px)), int(np.rint(py))
-                if not (0 <= qx < columns and 0 <= qy < rows) or not unlike[s, qy, qx] <= _UNLIKE:
+                if not (0 <= qx < columns and 0 <= qy < rows) or unlike[s, qy, qx] > _UNLIKE:
                     continue
                 n = normal[s, qy, qx]
                 sx, sy = (px - lens[s, 2]) / lens[s, 0], (py - lens[s, 3]) / lens[s, 1]

@@ -153,7 +153,7 @@ def test_cameras_agree_on_a_place_and_on_the_way_it_faces(turned, away, agree):
     c, s = np.cos(np.radians(turned)), np.sin(np.radians(turned))
     normal[1] = (0, s, -c)
     agreed = np.zeros_like(depth)
-    _agree(_lens(cameras), _between(cameras), depth, normal, np.full_like(depth, 0.1), 1e-3, agreed)
+    _agree(_lens(cameras), _between(cameras), depth, normal, np.zeros_like(depth), 1e-3, agreed)
     assert (agreed[0, 64, 64] > 0) == agree
     assert agreed[0, 64, 64] in (0, depth[0, 64, 64])
 
@@ -240,3 +240,4 @@ def test_a_carved_field_without_a_surface_leaves_the_hull_and_says_so(scene, dep
     monkeypatch.setattr("fusion_server.surface.keyframe.carved", lambda *_: empty)
     assert _carved(scene.field, scene.hull, depths) is scene.hull
     assert "the mesh starts from the hull as it is" in caplog.text
+    assert _carved(scene.field, scene.hull, replace(depths, depth=np.zeros_like(depths.depth))) is scene.hull
