@@ -172,6 +172,14 @@ def test_a_plane_that_two_cameras_see_is_where_the_field_becomes_zero():
     np.testing.assert_array_equal(values[behind > 6.5e-3], block.values[4, 4, behind > 6.5e-3])
 
 
+def test_outside_of_the_masks_nothing_is_looked_for(scene, depths):
+    upper = np.arange(128)[:, None] < 64
+    found = scene.depths([replace(view, mask=view.mask * upper) for view in scene.views])
+    assert depths.depth[:, 140:].any()
+    assert found.depth[:, :120].any()
+    assert not found.depth[:, 132:].any()
+
+
 @pytest.mark.parametrize("grey", [0, 200])
 def test_pictures_without_texture_tell_no_depth(scene, grey):
     assert not scene.depths(with_pictures(scene.views, lambda _, picture: np.full_like(picture, grey))).depth.any()
