@@ -11,6 +11,7 @@ from fusion_server.surface.base import SurfaceError, SurfaceSettings
 from fusion_server.surface.bias import Bias
 from fusion_server.surface.carve import carved
 from fusion_server.surface.density import edge_lengths
+from fusion_server.surface.depth_rows import depth_positions
 from fusion_server.surface.hull import Field, visual_hull
 from fusion_server.surface.observation import Observation, look
 from fusion_server.surface.photometric import FOOTPRINT, Positions
@@ -18,7 +19,7 @@ from fusion_server.surface.refine import BORDER, Clock, Step, compared, refine
 from fusion_server.surface.rest import Rest
 from fusion_server.surface.silhouette import reach
 from fusion_server.surface.solve import Shape, System, Topology, unfolded
-from fusion_server.surface.stereo import Depths, agreed_depths
+from fusion_server.surface.stereo import BEHIND_A_HULL, BESIDE_A_SURFACE, Depths, agreed_depths
 from geometry.align import rigid_motion
 from geometry.measure import SurfaceIndex
 from geometry.mesh import Mesh
@@ -40,6 +41,8 @@ _LAST = 2
 # These were chosen on subjects as `python -m benchmarks subjects` draws them.
 _RELIEF = 7e-3  # metres: what is wider in normals is shape, and not theirs to tell while a keyframe is polished
 _POLISHED = 0.2  # radians: what they are trusted with meanwhile
+_AGAIN, _TOLD = 2, 4  # how often depths beside the polished surface are looked for, iterations that each gets;
+_BESIDE_DEPTHS = 0.1  # radians: what normals are trusted with then
 _ENOUGH = 4.0  # pixels an edge: patches of smaller faces have fewer pixels, and know less than their peaks say
 _COUNTS = (5_000, 80_000)  # of vertices that nobody counted: at least, at most
 _CREASED = 0.4  # cosine between a face and its vertices' normals; less would fold over when somebody breathes on it
@@ -56,7 +59,7 @@ def make_keyframe(
     hull = field.surface()
     clock.lap("hull")
     if settings.photometric and settings.stereo:
-        hull = _carved(field, hull, agreed_depths(observation, hull, rasterizer, settings.stereo))
+        hull = _carved(field, hull, agreed_depths(observation, hull, rasterizer, settings.stereo, BEHIND_A_HULL))
         clock.lap("stereo")
     count = settings.vertices or _told_apart(hull, observation)
     coarse = max(count // 3, 500)
@@ -91,6 +94,11 @@ def make_keyframe(
         points = _polished(points, topology, pose, observation, rasterizer, settings)
         iterations += settings.polish * (observation.spare_halvings + 1)
         clock.lap("polish")
+    if settings.photometric and settings.stereo:
+        clock.lap("solve")
+        points, more = _on_depths(points, topology, pose, observation, rasterizer, settings)
+        iterations += more
+        clock.lap("stereo")
     return Mesh(unfolded(points, topology, _CREASED), mesh.faces), iterations
 
 
@@ -139,6 +147,34 @@ def _polished(
             points, _ = refine(seen, topology, step, settings, Clock(), held, bias=trend)
             points = pose.carried(points, topology)
     return points
+
+
+def _on_depths(
+    points: np.ndarray,
+    topology: Topology,
+    pose: Rest,
+    observation: Observation,
+    rasterizer: Rasterizer,
+    settings: SurfaceSettings,
+) -> tuple[np.ndarray, int]:
+    """Vertices (P, 3) where depths beside the surface are, as cameras agree on them, and the number of iterations that
+    took; normals tell the relief alone."""
+    iterations = 0
+    # What is known of a depth stands in its variance: there is no best case beside that.
+    settings = replace(settings, sigma_normal=max(settings.sigma_normal, _BESIDE_DEPTHS), sigma_photometric=0.0)
+    for _ in range(_AGAIN):
+        surface = Mesh(points, topology.faces)
+        depths = agreed_depths(observation, surface, rasterizer, settings.stereo, BESIDE_A_SURFACE)
+        if not depths.depth.any():
+            break
+        iterations += _TOLD
+        for _ in range(_TOLD):
+            seen = look(points, topology, observation, rasterizer)
+            held = depth_positions(depths, seen.shape, topology, rasterizer)
+            trend = Bias.of_trend(seen, topology, _RELIEF)
+            points, _ = refine(seen, topology, _CLOSE, settings, Clock(), held, bias=trend)
+            points = pose.carried(points, topology)
+    return points, iterations
 
 
 def unwrap(mesh: Mesh) -> np.ndarray:

@@ -24,13 +24,9 @@ from geometry.rasterize.base import Rasterizer
 from protocol.calibration import Camera
 
 # Most of these are first choices; `python -m benchmarks subjects --cameras 16 --quality final` judges them.
-_FINEST, _LARGEST = 0.5e-3, 1024  # metres a pixel, pixels a side: finer and larger pictures are halved
-_FRONT, _BEHIND = 2e-3, 40e-3  # metres before and behind the hull that are searched
+_LARGEST = 1024  # pixels a side: larger pictures are halved
 _BESIDE = 4  # cameras that a pixel is compared in; the two in which it looks most alike count
 _APART = (math.radians(5), math.radians(65))  # between their directions: nearer they tell no depth, farther no likeness
-# Of a camera whose nearest neighbour is farther than this nothing is asked: 45 degrees apart, one in seven depths that
-# two agreed on was more than 3 mm off (of simulated people and skulls), and meshes did not become better.
-_LONELY = math.radians(40)
 _HALF, _STRIDE = 4, 2  # pixels: a patch reaches so far from its middle, and every second one of it is read
 _SIDE = 2 * _HALF // _STRIDE + 1
 _SAMPLES = _SIDE * _SIDE
@@ -52,6 +48,23 @@ _GROUPS = np.array([
 ])  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Search:
+    """Where depths are looked for: metres before and behind a mesh; in pictures of ``finest`` metres a pixel or more
+    (finer ones are halved); of cameras whose nearest neighbour is less than ``lonely`` radians away."""
+
+    before: float
+    behind: float
+    finest: float
+    lonely: float
+
+
+# 45 degrees apart, one in seven depths that two agreed on was more than 3 mm off (of simulated people and skulls), and
+# meshes that began with them did not become better.
+BEHIND_A_HULL = Search(2e-3, 40e-3, 0.5e-3, math.radians(40))
+BESIDE_A_SURFACE = Search(4e-3, 4e-3, 0.25e-3, math.radians(60))
+
+
 @dataclass(frozen=True, eq=False)
 class Depths:
     """Depths that cameras agree on: (V, h, w) float32 metres along the optical axes, 0 where they do not; normal
@@ -67,24 +80,23 @@ class Depths:
         return _lens(self.cameras)
 
 
-def agreed_depths(observation: Observation, hull: Mesh, rasterizer: Rasterizer, sweeps: int) -> Depths:
-    """Depths within the masks and behind the hull, from pictures of half a millimetre a pixel or more; ``sweeps``: how
-    often every pixel looks for a better plane.
+def agreed_depths(observation: Observation, mesh: Mesh, rasterizer: Rasterizer, sweeps: int, search: Search) -> Depths:
+    """Depths within the masks and near a mesh; ``sweeps``: how often every pixel looks for a better plane.
 
     The same on any number of cores. The observation must have pictures.
     """
     assert observation.pictures is not None
     sharp = observation.pictures
-    while sharp.footprint < _FINEST or max(sharp.grey.shape[1:]) > _LARGEST:
+    while sharp.footprint < search.finest or max(sharp.grey.shape[1:]) > _LARGEST:
         sharp = sharp.coarser
     grey = observation.kernels.on_host(sharp).grey
     cameras = _cameras(observation, sharp, grey.shape[1:])
-    lens, between, beside = _lens(cameras), _between(cameras), _neighbours(observation)
-    raster = rasterizer.rasterize(hull.vertices, hull.faces, cameras)
+    lens, between, beside = _lens(cameras), _between(cameras), _neighbours(observation, search.lonely)
+    raster = rasterizer.rasterize(mesh.vertices, mesh.faces, cameras)
     depth, unlike = np.zeros(grey.shape, np.float32), np.full(grey.shape, _NONE)
     normal = np.zeros((*grey.shape, 3), np.float32)
-    pixels = grey, lens, between, beside, raster.depth
-    slants = np.einsum("vij,fj->vfi", observation.rig.rotation, face_normals(hull.vertices, hull.faces)[0])
+    pixels = grey, lens, between, beside, raster.depth, search.before, search.behind
+    slants = np.einsum("vij,fj->vfi", observation.rig.rotation, face_normals(mesh.vertices, mesh.faces)[0])
     _begin(*pixels, raster.face, slants, observation.outlines.inside, observation.intrinsics, depth, normal, unlike)
     for sweep in range(sweeps):
         for colour in range(2):
@@ -117,7 +129,7 @@ def _between(cameras: tuple[Camera, ...]) -> np.ndarray:
     return out
 
 
-def _neighbours(observation: Observation) -> np.ndarray:
+def _neighbours(observation: Observation, lonely: float) -> np.ndarray:
     """The cameras to compare each with, nearest first, -1 where there are no more.  # V,4"""
     way = observation.middle - observation.rig.center
     way /= np.linalg.norm(way, axis=1, keepdims=True)
@@ -125,7 +137,7 @@ def _neighbours(observation: Observation) -> np.ndarray:
     out = np.full((len(way), _BESIDE), -1)
     for own, angles in zip(out, apart, strict=True):
         chosen = [n for n in np.argsort(angles, kind="stable") if _APART[0] < angles[n] < _APART[1]][:_BESIDE]
-        if chosen and angles[chosen[0]] < _LONELY:
+        if chosen and angles[chosen[0]] < lonely:
             own[: len(chosen)] = chosen
     return out
 
@@ -239,7 +251,7 @@ def _unlikeness(grey, lens, between, beside, x, y, z, n0, n1, n2, level):
 
 
 @kernel(parallel=True)
-def _begin(grey, lens, between, beside, hull, face, slants, inside, maps, depth, normal, unlike):
+def _begin(grey, lens, between, beside, hull, front, back, face, slants, inside, maps, depth, normal, unlike):
     """A plane for each pixel of the subject, slanted as the hull is, near to it more often than far behind."""
     views, rows, columns = grey.shape
     for line in numba.prange(views * rows):
@@ -259,7 +271,7 @@ def _begin(grey, lens, between, beside, hull, face, slants, inside, maps, depth,
             if not _patch(grey[v], x, y, level):
                 continue
             away = _drawn(np.uint64(line * columns + x))
-            z = hull[v, y, x] - _FRONT + (_FRONT + _BEHIND) * away * away
+            z = hull[v, y, x] + back * away * away
             n0, n1, n2 = slants[v, face[v, y, x]]
             over = -1.0 / math.sqrt(rx * rx + ry * ry + 1.0)
             if (n0 * rx + n1 * ry + n2) * over < _GRAZING:
@@ -270,7 +282,7 @@ def _begin(grey, lens, between, beside, hull, face, slants, inside, maps, depth,
 
 
 @kernel(parallel=True)
-def _sweep(grey, lens, between, beside, hull, sweep, colour, depth, normal, unlike):
+def _sweep(grey, lens, between, beside, hull, front, back, sweep, colour, depth, normal, unlike):
     """Let every pixel of one colour of a chessboard try planes: those of the other colour, and of its own drawing."""
     views, rows, columns = grey.shape
     for line in numba.prange(views * rows):
@@ -284,7 +296,7 @@ def _sweep(grey, lens, between, beside, hull, sweep, colour, depth, normal, unli
             far = math.sqrt(rx * rx + ry * ry + 1.0)
             z, least = float(depth[v, y, x]), unlike[v, y, x]
             n0, n1, n2 = float(normal[v, y, x, 0]), float(normal[v, y, x, 1]), float(normal[v, y, x, 2])
-            low, high = hull[v, y, x] - _FRONT, hull[v, y, x] + _BEHIND
+            low, high = hull[v, y, x] - front, hull[v, y, x] + back
             for g in range(len(_GROUPS) + _OWN):
                 if g < len(_GROUPS):
                     likeliest, bx, by = _NONE, -1, -1

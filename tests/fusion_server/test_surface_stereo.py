@@ -15,7 +15,15 @@ from fusion_server.surface.cuda import CudaKernels
 from fusion_server.surface.hull import Field, visual_hull
 from fusion_server.surface.keyframe import _carved
 from fusion_server.surface.observation import observe
-from fusion_server.surface.stereo import Depths, _agree, _between, _lens, agreed_depths
+from fusion_server.surface.stereo import (
+    BEHIND_A_HULL,
+    BESIDE_A_SURFACE,
+    Depths,
+    _agree,
+    _between,
+    _lens,
+    agreed_depths,
+)
 from geometry.measure import SurfaceIndex
 from geometry.rasterize.cpu import CpuRasterizer
 from protocol.calibration import Camera
@@ -47,7 +55,7 @@ class Scene:
     def depths(self, views=None) -> Depths:
         """What the views' pictures say."""
         observation = self.observation if views is None else observe(views, True)
-        return agreed_depths(observation, self.hull, CpuRasterizer(), SWEEPS)
+        return agreed_depths(observation, self.hull, CpuRasterizer(), SWEEPS, BEHIND_A_HULL)
 
     def true(self, depths: Depths) -> np.ndarray:
         """Of the same pixels.  # V,h,w"""
@@ -198,7 +206,18 @@ def test_a_camera_whose_picture_is_noise_agrees_with_nobody(scene, depths):
 def test_cameras_too_far_apart_tell_no_depth(scene):
     """Eight in a ring: 45 degrees from one to the next."""
     few = observe(views_of(scene.mesh, skin(5), level_ring(8)), True)
-    assert not agreed_depths(few, scene.hull, CpuRasterizer(), SWEEPS).depth.any()
+    assert not agreed_depths(few, scene.hull, CpuRasterizer(), SWEEPS, BEHIND_A_HULL).depth.any()
+
+
+@pytest.mark.parametrize(("cameras", "asked"), [(8, True), (5, False)])
+def test_beside_a_surface_cameras_may_be_farther_apart(scene, cameras, asked):
+    """45 degrees, not 72; and what they tell is within four millimetres of it."""
+    few = observe(views_of(scene.mesh, skin(5), level_ring(cameras)), True)
+    depth = agreed_depths(few, scene.mesh, CpuRasterizer(), SWEEPS, BESIDE_A_SURFACE).depth
+    assert depth.any() == asked
+    surface = CpuRasterizer().rasterize(scene.mesh.vertices, scene.mesh.faces, level_ring(cameras, 256)).depth
+    off = np.abs(depth - surface)[depth > 0]
+    assert (off < 4e-3 + 1e-6).all() and (not asked or np.median(off) < 0.5e-3)
 
 
 def test_depths_are_the_same_on_one_core(scene, depths):
@@ -216,7 +235,7 @@ def test_pictures_finer_than_half_a_millimetre_are_halved():
     views = views_of(blob(5), skin(5), cameras, fine=16)  # a third of a millimetre
     observation = observe(views, True)
     hull = visual_hull(cameras, observation.outlines, 48).surface()
-    found = agreed_depths(observation, hull, CpuRasterizer(), 1)
+    found = agreed_depths(observation, hull, CpuRasterizer(), 1, BEHIND_A_HULL)
     assert found.depth.shape == (6, 512, 512)
     for camera, own in zip(found.cameras, cameras, strict=True):
         point = np.array([0.01, 0.02, 0.03])
@@ -228,7 +247,7 @@ def test_pictures_finer_than_half_a_millimetre_are_halved():
 def test_a_keyframe_is_carved_where_that_is_asked_and_pictures_are_compared(scene, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "fusion_server.surface.keyframe.agreed_depths", lambda *rest: asked.append(rest[3]) or agreed_depths(*rest)
+        "fusion_server.surface.keyframe.agreed_depths", lambda *rest: asked.append(rest[3:]) or agreed_depths(*rest)
     )
     settings = SurfaceSettings(vertices=1200, keyframe_iterations=8, hull_cells=48, uv=False)
     for stereo, photometric, kernels in ((0, True, None), (2, False, None), (2, True, None), (2, True, "cpu")):
@@ -240,7 +259,7 @@ def test_a_keyframe_is_carved_where_that_is_asked_and_pictures_are_compared(scen
         frame = tracker.update(scene.views)
         assert ("stereo" in frame.seconds) == (bool(stereo) and photometric)
         assert "lost" not in frame.quality.flags
-    assert asked == [2, 2]
+    assert asked == 2 * [(2, BEHIND_A_HULL), (2, BESIDE_A_SURFACE), (2, BESIDE_A_SURFACE)]
 
 
 def test_a_carved_field_without_a_surface_leaves_the_hull_and_says_so(scene, depths, monkeypatch, caplog):

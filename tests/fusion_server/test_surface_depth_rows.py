@@ -1,0 +1,135 @@
+"""Where vertices belong as depths tell it, and a keyframe that is laid onto them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from surface_scene import blob, ring, skin, views_of
+
+from fusion_server.surface import SurfaceSettings, SurfaceTracker
+from fusion_server.surface.depth_rows import depth_positions
+from fusion_server.surface.solve import Shape, Topology
+from fusion_server.surface.stereo import Depths
+from geometry.measure import SurfaceIndex
+from geometry.mesh import Mesh
+from geometry.rasterize.cpu import CpuRasterizer
+
+CAMERAS = ring(8, 256)
+PIXEL = 0.34 / 256  # metres
+TRUE = blob(5)
+MESH = blob(3)  # edges of 15 mm, which hold tens of pixels
+TOPOLOGY = Topology.of(MESH.faces, len(MESH.vertices))
+SHAPE = Shape.of(MESH.vertices, TOPOLOGY)
+
+
+def depths_of(mesh: Mesh, cameras=CAMERAS) -> Depths:
+    """What cameras would tell of a mesh that agreed on every pixel of it."""
+    raster = CpuRasterizer().rasterize(mesh.vertices, mesh.faces, cameras)
+    face_normals = Shape.of(mesh.vertices, Topology.of(mesh.faces, len(mesh.vertices))).face_normals
+    normal = np.stack([(face_normals @ c.R.T)[face] for c, face in zip(cameras, raster.face, strict=True)])
+    return Depths(raster.depth, normal.astype(np.float32), tuple(cameras))
+
+
+def grown(by: np.ndarray | float) -> Mesh:
+    """The coarse mesh with its vertices moved along their normals, metres."""
+    return Mesh(MESH.vertices + np.broadcast_to(by, len(MESH.vertices))[:, None] * SHAPE.normals, MESH.faces)
+
+
+def heights(depths: Depths) -> tuple[np.ndarray, np.ndarray]:
+    """How far along their normals the coarse mesh's vertices are told to go, and the variance.  # P, P"""
+    told = depth_positions(depths, SHAPE, TOPOLOGY, CpuRasterizer())
+    return np.vecdot(told.points - SHAPE.vertices, SHAPE.normals), told.variance
+
+
+@pytest.mark.parametrize("by", [-0.8e-3, 0.0, 0.5e-3])
+def test_vertices_are_told_to_go_as_far_as_the_surface_is_away(by):
+    height, variance = heights(depths_of(grown(by)))
+    assert np.isfinite(variance).mean() > 0.95
+    np.testing.assert_allclose(np.median(height[np.isfinite(variance)]), by, atol=0.02e-3)
+    assert np.percentile(np.abs(height - by)[np.isfinite(variance)], 90) < 0.05e-3
+
+
+def test_a_step_like_motion_is_told_apart():
+    """One half of the surface 0.6 mm out, the other half in."""
+    side = MESH.vertices[:, 0]
+    height, variance = heights(depths_of(grown(np.sign(side) * 0.6e-3)))
+    away = (np.abs(side) > 0.03) & np.isfinite(variance)
+    assert (np.sign(height[away]) == np.sign(side[away])).all()
+    np.testing.assert_allclose(np.abs(height[away]), 0.6e-3, atol=0.1e-3)
+
+
+def test_where_nobody_tells_a_depth_nothing_is_known():
+    depths = depths_of(grown(0.5e-3))
+    upper = replace(depths, depth=depths.depth * (np.arange(256)[:, None] < 118))  # the blob's upper half, about
+    height, variance = heights(upper)
+    below = MESH.vertices[:, 1] < -0.03
+    assert below.sum() > 50
+    assert np.isinf(variance[below]).all()
+    np.testing.assert_array_equal(height[below], 0)
+    assert np.isfinite(variance[MESH.vertices[:, 1] > 0.03]).mean() > 0.9
+
+
+def test_a_depth_that_faces_another_way_is_not_this_face_s():
+    depths = depths_of(grown(0.5e-3))
+    away = depths.normal @ np.diag([-1.0, -1.0, 1.0]).astype(np.float32)  # as seen squarely, and else mirrored
+    aslant = np.abs(depths.normal[..., 2]) < 0.6  # the cosine of twice the slant is below 0 there
+    depths = replace(depths, depth=depths.depth * aslant)
+    assert np.isfinite(heights(depths)[1]).any()
+    assert np.isinf(heights(replace(depths, normal=away.astype(np.float32)))[1]).all()
+
+
+def test_one_camera_s_mistake_counts_little():
+    depths = depths_of(grown(0.0))
+    wrong = depths.depth.copy()
+    wrong[0] += np.where(wrong[0] > 0, 3e-3, 0).astype(np.float32)  # behind the surface
+    height, variance = heights(replace(depths, depth=wrong))
+    shared = np.isfinite(variance) & np.isfinite(heights(depths_of(grown(0.0), CAMERAS[1:]))[1])
+    seen = height < -1e-6
+    assert (seen & shared).sum() > 50
+    assert np.median(-height[seen & shared]) < 0.25e-3  # 0.9 mm where all count alike
+    assert np.median(variance[seen & shared]) > 2 * np.median(heights(depths)[1][seen & shared])
+
+
+def test_the_more_cameras_tell_the_surer_it_is():
+    one, two = heights(depths_of(MESH, CAMERAS[:1]))[1], heights(depths_of(MESH, CAMERAS[:2]))[1]
+    both = np.isfinite(one) & np.isfinite(heights(depths_of(MESH, CAMERAS[1:2]))[1])
+    assert both.sum() > 30
+    np.testing.assert_allclose(two[both], one[both] / 2, rtol=0.05)
+    assert np.median(one[both]) == pytest.approx((0.25 * PIXEL) ** 2, rel=0.2)
+
+
+SETTINGS = SurfaceSettings(vertices=3000, keyframe_iterations=9, hull_cells=48, uv=False, polish=4)
+
+
+@pytest.fixture(scope="module")
+def views():
+    """Twelve cameras whose normals are wrong alike, by a dozen degrees that change within centimetres."""
+    out = []
+    for view in views_of(TRUE, skin(5), ring(12, 128), fine=4):
+        world = view.normal @ view.camera.R
+        world += 0.3 * np.sin(8 * world[..., [1, 2, 0]]) * (view.mask > 0)[..., None]
+        wrong = world / np.maximum(np.linalg.norm(world, axis=-1, keepdims=True), 1e-6) @ view.camera.R.T
+        out.append(replace(view, normal=wrong.astype(np.float32)))
+    return out
+
+
+def test_a_keyframe_on_depths_is_nearer(views):
+    errors, iterations = [], []
+    for stereo in (0, 2):
+        frame = SurfaceTracker(replace(SETTINGS, stereo=stereo), CpuRasterizer()).update(views)
+        errors.append(np.percentile(SurfaceIndex(TRUE).distances(frame.vertices), (50, 95)))
+        iterations.append(frame.iterations)
+    assert iterations[1] == iterations[0] + 8
+    assert errors[1][0] < 0.8 * errors[0][0] and errors[1][1] < errors[0][1]
+
+
+def test_a_keyframe_of_pictures_without_texture_stays_as_polished(views):
+    grey = [replace(view, image=np.full_like(view.image, 90)) for view in views]
+    settings = replace(SETTINGS, vertices=1000, polish=1)
+    without, asked = (
+        SurfaceTracker(replace(settings, stereo=stereo), CpuRasterizer()).update(grey) for stereo in (0, 2)
+    )
+    np.testing.assert_array_equal(asked.vertices, without.vertices)
+    assert asked.iterations == without.iterations
