@@ -28,8 +28,9 @@ _LARGEST = 1024  # pixels a side: larger pictures are halved
 _BESIDE = 4  # cameras that a pixel is compared in; the two in which it looks most alike count
 _APART = (math.radians(5), math.radians(65))  # between their directions: nearer they tell no depth, farther no likeness
 _HALF, _STRIDE = 4, 2  # pixels: a patch reaches so far from its middle, and every second one of it is read
-_SIDE = 2 * _HALF // _STRIDE + 1
-_SAMPLES = _SIDE * _SIDE
+_OFFSETS = np.arange(-_HALF, _HALF + 1, _STRIDE, dtype=np.float32)
+_DOWN, _RIGHT = np.repeat(_OFFSETS, len(_OFFSETS)), np.tile(_OFFSETS, len(_OFFSETS))
+_SAMPLES = len(_DOWN)
 _STRETCHED = 6.0  # times: patches that are wider in the other picture are not compared
 _OWN = 3  # planes of its own that a pixel draws a sweep
 _GRAZING = 0.15  # cosine of a plane to the ray that meets it, at least
@@ -214,25 +215,20 @@ def _unlikeness(grey, lens, between, beside, x, y, z, n0, n1, n2, level):
             continue
         if max(wide, high) > _STRETCHED * _HALF:
             continue
-        total, square, product, k = np.float32(0), np.float32(0), np.float32(0), 0
-        row_x = np.float32(px) - np.float32(_HALF) * (xx + xy)
-        row_y = np.float32(py) - np.float32(_HALF) * (yx + yy)
-        for _ in range(_SIDE):
-            qx, qy = row_x, row_y
-            for _ in range(_SIDE):
-                jx, jy = np.uint32(qx), np.uint32(qy)
-                fx, fy = qx - np.float32(np.int32(jx)), qy - np.float32(np.int32(jy))
-                upper = grey[s, jy, jx] + fx * (grey[s, jy, jx + 1] - grey[s, jy, jx])
-                lower = grey[s, jy + 1, jx] + fx * (grey[s, jy + 1, jx + 1] - grey[s, jy + 1, jx])
-                there = upper + fy * (lower - upper) - GREY
-                total += there
-                square += there * there
-                product += there * level[k]
-                k += 1
-                qx += np.float32(_STRIDE) * xx
-                qy += np.float32(_STRIDE) * yx
-            row_x += np.float32(_STRIDE) * xy
-            row_y += np.float32(_STRIDE) * yy
+        total, square, product = np.float32(0), np.float32(0), np.float32(0)
+        picture, middle_x, middle_y = grey[np.uint64(s)].ravel(), np.float32(px), np.float32(py)
+        for k in range(_SAMPLES):  # one loop, so that eight samples are read at once
+            qx, qy = middle_x + _RIGHT[k] * xx + _DOWN[k] * xy, middle_y + _RIGHT[k] * yx + _DOWN[k] * yy
+            jx, jy = np.int32(qx), np.int32(qy)
+            fx, fy = qx - np.float32(jx), qy - np.float32(jy)
+            at = np.uint32(jy * np.int32(columns) + jx)
+            left, lower_left = picture[at], picture[at + np.uint32(columns)]
+            upper = left + fx * (picture[at + np.uint32(1)] - left)
+            lower = lower_left + fx * (picture[at + np.uint32(columns + 1)] - lower_left)
+            there = upper + fy * (lower - upper) - GREY
+            total += there
+            square += there * there
+            product += there * level[k]
         mean = total / np.float32(_SAMPLES)
         variance = square / np.float32(_SAMPLES) - mean * mean
         if variance < FLAT * FLAT:
@@ -251,8 +247,8 @@ def _unlikeness(grey, lens, between, beside, x, y, z, n0, n1, n2, level):
 
 
 @kernel(parallel=True)
-def _begin(grey, lens, between, beside, hull, front, back, face, slants, inside, maps, depth, normal, unlike):
-    """A plane for each pixel of the subject, slanted as the hull is, near to it more often than far behind."""
+def _begin(grey, lens, between, beside, surface, front, back, face, slants, inside, maps, depth, normal, unlike):
+    """A plane for each pixel of the subject, slanted as the surface is, near to it more often than far behind."""
     views, rows, columns = grey.shape
     for line in numba.prange(views * rows):
         v, y = line // rows, line % rows
@@ -266,12 +262,12 @@ def _begin(grey, lens, between, beside, hull, front, back, face, slants, inside,
         for x in range(_HALF, columns - _HALF):
             rx = (x - lens[v, 2]) / lens[v, 0]
             column = int(np.rint(maps[v, 0] * rx + maps[v, 2]))
-            if not 0 <= column < inside.shape[2] or not inside[v, row, column] or hull[v, y, x] <= 0.0:
+            if not 0 <= column < inside.shape[2] or not inside[v, row, column] or surface[v, y, x] <= 0.0:
                 continue
             if not _patch(grey[v], x, y, level):
                 continue
             away = _drawn(np.uint64(line * columns + x))
-            z = hull[v, y, x] + back * away * away
+            z = surface[v, y, x] + back * away * away
             n0, n1, n2 = slants[v, face[v, y, x]]
             over = -1.0 / math.sqrt(rx * rx + ry * ry + 1.0)
             if (n0 * rx + n1 * ry + n2) * over < _GRAZING:
@@ -282,7 +278,7 @@ def _begin(grey, lens, between, beside, hull, front, back, face, slants, inside,
 
 
 @kernel(parallel=True)
-def _sweep(grey, lens, between, beside, hull, front, back, sweep, colour, depth, normal, unlike):
+def _sweep(grey, lens, between, beside, surface, front, back, sweep, colour, depth, normal, unlike):
     """Let every pixel of one colour of a chessboard try planes: those of the other colour, and of its own drawing."""
     views, rows, columns = grey.shape
     for line in numba.prange(views * rows):
@@ -296,7 +292,7 @@ def _sweep(grey, lens, between, beside, hull, front, back, sweep, colour, depth,
             far = math.sqrt(rx * rx + ry * ry + 1.0)
             z, least = float(depth[v, y, x]), unlike[v, y, x]
             n0, n1, n2 = float(normal[v, y, x, 0]), float(normal[v, y, x, 1]), float(normal[v, y, x, 2])
-            low, high = hull[v, y, x] - front, hull[v, y, x] + back
+            low, high = surface[v, y, x] - front, surface[v, y, x] + back
             for g in range(len(_GROUPS) + _OWN):
                 if g < len(_GROUPS):
                     likeliest, bx, by = _NONE, -1, -1
