@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _LOOKS = 2  # at the head on a cold start, at most
 _FINEST = 2048  # pixels a side of a final mesh's pictures: 16 of them are 270 MB of grey levels
 _POLISH = 8  # iterations; more do not bring a final mesh nearer to the truth
-_SWEEPS = 3  # of stereo before a final keyframe; two more find hardly more depths
+_SWEEPS = 3  # of stereo for a final keyframe; two more find hardly more depths behind a hull
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +163,8 @@ def make_reconstructor(
     """Load the normal engine and an empty track, and compile what the first frame would wait for (a minute or two on a
     new machine).
 
-    final: compare pictures as fine as the cameras take them, carve hulls by stereo, and polish keyframes. uv: unwrap
-    each new topology.
+    final: compare pictures as fine as the cameras take them, carve hulls by stereo, polish keyframes and lay them onto
+    depths. uv: unwrap each new topology.
     Raises HeadstreamError when an engine cannot be had.
     """
     keep_freed_memory()

@@ -100,8 +100,9 @@ class SurfaceSettings:
     vertices: of the mesh, about; 0 for as many as the pictures can tell apart. iterations: of a warm frame.
     keyframe_iterations: at full resolution. photometric: whether pictures are compared. polish: iterations more that a
     keyframe gets on pictures of each size, from the usual to the finest, in which normals tell relief alone. stereo:
-    sweeps over the pictures for the depths that carve a keyframe's hull, before anything else; 0 for none. The sigmas
-    are the best case; each frame raises them to what its views disagree by.
+    sweeps over the pictures for depths: for those that carve a keyframe's hull, before anything else, and for those
+    that it is laid onto in the end; 0 for none. The sigmas are the best case; each frame raises them to what its views
+    disagree by.
     skin: whether vertices follow what they look like along the surface; it takes ``photometric``.
     hull_cells: along the hull's longest side. uv: whether keyframes get a texture atlas. steady:
     whether what is handed out is filtered against jitter (the track itself never is).

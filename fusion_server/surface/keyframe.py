@@ -1,4 +1,5 @@
-"""A surface from nothing: hull, carved where that is asked, then refinement with remeshing, then a texture atlas."""
+"""A surface from nothing: hull, carved where that is asked, refinement with remeshing, depths beside it where they are
+asked, then a texture atlas."""
 
 from __future__ import annotations
 

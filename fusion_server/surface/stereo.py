@@ -4,7 +4,8 @@ PatchMatch stereo (Bleyer, Rhemann and Rother, BMVC 2011) in the order that Gall
 gave it for many cores: each pixel has a plane, that is, a depth and a slant. It tries its neighbours' planes and a few
 of its own drawing, and keeps the one through which its patch looks most alike in other cameras. A mesh that is searched
 along its normals does not come around the edge of a deep hollow; a pixel looks straight at the floor.
-A depth counts where another camera has found the same place by itself. ``carve`` makes a surface of them.
+A depth counts where another camera has found the same place by itself. ``carve`` cuts a hull by them, ``depth_rows``
+lays a finished mesh onto them.
 """
 
 from __future__ import annotations

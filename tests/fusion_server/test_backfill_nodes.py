@@ -49,10 +49,8 @@ def rig(tmp_path) -> Rig:
     K = np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]])
     cameras = tuple(Camera(name, *SIZE, K, np.zeros(5), np.eye(3), np.zeros(3)) for name in NAMES)
     save_calibration(Calibration(cameras), tmp_path / "capture" / "cameras.json")
-    table = [
-        {"id": name, "node": f"pc{k}", "driver": "replay", "options": {"capture": "capture"}}
-        for k, name in enumerate(NAMES)
-    ]
+    options = {"capture": "capture", "buffers": 1000}  # on a busy machine too, cameras take every picture
+    table = [{"id": name, "node": f"pc{k}", "driver": "replay", "options": options} for k, name in enumerate(NAMES)]
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         ports = one.getsockname()[1], two.getsockname()[1]
     data = {
