@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from surface_scene import blob, ring, skin, views_of
 
-from fusion_server.surface import SurfaceSettings, SurfaceTracker
-from fusion_server.surface.depth_rows import depth_positions
+from fusion_server.surface import SurfaceSettings, SurfaceTracker, keyframe
+from fusion_server.surface.bias import Bias
+from fusion_server.surface.depth_rows import _gather, depth_positions
+from fusion_server.surface.refine import refine
+from fusion_server.surface.rest import Rest
 from fusion_server.surface.solve import Shape, Topology
 from fusion_server.surface.stereo import Depths
 from geometry.measure import SurfaceIndex
@@ -100,6 +103,23 @@ def test_the_more_cameras_tell_the_surer_it_is():
     assert np.median(one[both]) == pytest.approx((0.25 * PIXEL) ** 2, rel=0.2)
 
 
+def test_a_pixel_moves_each_corner_by_how_near_it_is_and_how_squarely_it_sees():
+    """One pixel, ahead of a camera that looks along z, sees a face that leans by 60 degrees."""
+    normal = np.array([np.sin(np.radians(60)), 0.0, -0.5])
+    one = np.zeros((1, 1, 1), np.float32)
+    sums, telling = np.zeros((4, 3)), np.zeros((1, 4), np.bool_)
+    _gather(
+        one.astype(np.int32), np.array([[[[0.2, 0.7]]]], np.float32), one + 1.0, np.array([[2, 0, 3]], np.uint32),
+        normal[None], np.eye(3)[None], np.array([[500.0, 500.0, 0.0, 0.0]]), one + 0.999,
+        normal.astype(np.float32).reshape(1, 1, 1, 3), sums, telling,
+    )  # fmt: skip
+    off = 0.5e-3  # a millimetre nearer, along the normal
+    weight = 0.25 / (1 + 0.25)  # the cosine's square, and half a millimetre is off by half of what counts half
+    shares = np.array([0.7, 0.0, 0.2, 0.1])
+    np.testing.assert_allclose(sums, (shares * weight)[:, None] * (1, off, off**2), rtol=1e-3)
+    np.testing.assert_array_equal(telling, [[True, False, True, True]])
+
+
 SETTINGS = SurfaceSettings(vertices=3000, keyframe_iterations=9, hull_cells=48, uv=False, polish=4)
 
 
@@ -123,6 +143,31 @@ def test_a_keyframe_on_depths_is_nearer(views):
         iterations.append(frame.iterations)
     assert iterations[1] == iterations[0] + 8
     assert errors[1][0] < 0.8 * errors[0][0] and errors[1][1] < errors[0][1]
+
+
+def test_on_depths_normals_tell_relief_alone_and_what_no_picture_has_is_carried(views, monkeypatch):
+    """A tenth of a radian is the most that they are trusted with; what is known of a depth stands in its variance."""
+    calls, carried, rest_carried = [], [], Rest.carried
+
+    def refining(seen, topology, step, settings, clock, held=None, rest=None, bias=None):
+        points, held = refine(seen, topology, step, settings, clock, held, rest, bias)
+        trend = Bias.of_trend(seen, topology, keyframe._RELIEF).tilt
+        calls.append((settings, bias, trend, points))
+        return points, held
+
+    def carrying(self, points, topology):
+        carried.append((points, rest_carried(self, points, topology)))
+        return carried[-1][1]
+
+    monkeypatch.setattr(keyframe, "refine", refining)
+    monkeypatch.setattr(Rest, "carried", carrying)
+    SurfaceTracker(replace(SETTINGS, vertices=800, polish=0, stereo=1), CpuRasterizer()).update(views)
+    on_depths = [call for call in calls if call[0].sigma_photometric == 0]
+    assert len(on_depths) == 8 and calls[-8:] == on_depths
+    for settings, bias, trend, points in on_depths:
+        assert settings.sigma_normal == 0.1 > SETTINGS.sigma_normal
+        np.testing.assert_array_equal(bias.tilt, trend)
+        assert any(points is given for given, _ in carried)
 
 
 def test_a_keyframe_of_pictures_without_texture_stays_as_polished(views):
