@@ -104,17 +104,18 @@ def test_the_more_cameras_tell_the_surer_it_is():
 
 
 def test_a_pixel_moves_each_corner_by_how_near_it_is_and_how_squarely_it_sees():
-    """One pixel, ahead of a camera that looks along z, sees a face that leans by 60 degrees."""
-    normal = np.array([np.sin(np.radians(60)), 0.0, -0.5])
+    """One pixel, a millimetre nearer than the face that it sees, which leans by 60 degrees."""
+    normal, ray = np.array([np.sin(np.radians(60)), 0.0, -0.5]), np.array([-0.1, 0.2, 1.0])
     one = np.zeros((1, 1, 1), np.float32)
     sums, telling = np.zeros((4, 3)), np.zeros((1, 4), np.bool_)
+    turned = CAMERAS[1].R
     _gather(
         one.astype(np.int32), np.array([[[[0.2, 0.7]]]], np.float32), one + 1.0, np.array([[2, 0, 3]], np.uint32),
-        normal[None], np.eye(3)[None], np.array([[500.0, 500.0, 0.0, 0.0]]), one + 0.999,
+        (normal @ turned)[None], turned[None], np.array([[1.0, 1.0, *-ray[:2]]]), one + 0.999,
         normal.astype(np.float32).reshape(1, 1, 1, 3), sums, telling,
     )  # fmt: skip
-    off = 0.5e-3  # a millimetre nearer, along the normal
-    weight = 0.25 / (1 + 0.25)  # the cosine's square, and half a millimetre is off by half of what counts half
+    off = -1e-3 * (normal @ ray)
+    weight = (normal @ ray) ** 2 / (ray @ ray) / (1 + (off / 1e-3) ** 2)
     shares = np.array([0.7, 0.0, 0.2, 0.1])
     np.testing.assert_allclose(sums, (shares * weight)[:, None] * (1, off, off**2), rtol=1e-3)
     np.testing.assert_array_equal(telling, [[True, False, True, True]])
