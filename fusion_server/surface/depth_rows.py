@@ -15,7 +15,8 @@ from fusion_server.surface.stereo import Depths
 from geometry.compiled import kernel
 from geometry.rasterize.base import Rasterizer
 
-# First choices; of half and twice as much, neither was better by more than 1 %.
+# First choices. With half or twice the first two the median of seven subjects was at most 0.3 % nearer, 1.3 % farther;
+# the others were not varied.
 _NOISE = 0.25  # pixels: a depth's standard deviation, which one camera's pixels share
 _FAR = 1e-3  # metres: what is this far off counts half
 _GRAZING = 0.2  # cosine of a face to the ray that meets it, at least

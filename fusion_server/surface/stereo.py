@@ -61,8 +61,8 @@ class Search:
     lonely: float
 
 
-# 45 degrees apart, one in seven depths that two agreed on was more than 3 mm off (of simulated people and skulls), and
-# meshes that began with them did not become better.
+# Behind a hull, of depths that two cameras 45 degrees apart agreed on one in seven was more than 3 mm off (of simulated
+# people and skulls), and meshes that began with them did not become better.
 BEHIND_A_HULL = Search(2e-3, 40e-3, 0.5e-3, math.radians(40))
 BESIDE_A_SURFACE = Search(4e-3, 4e-3, 0.25e-3, math.radians(60))
 
