@@ -3,6 +3,8 @@ of two implementations share."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from fusion_server.surface import View, keyframe
@@ -129,6 +131,18 @@ def views_of(mesh: Mesh, grey: np.ndarray, cameras: tuple[Camera, ...], fine: in
         ones = np.ones((height, width), np.float32)
         views.append(View(camera, normal.astype(np.float32), ones, mask, picture, picture_camera))
     return views
+
+
+def wrong_alike(views: list[View]) -> list[View]:
+    """With normals that are off by a dozen degrees which change within centimetres, in all views alike, as a network's
+    are: no view contradicts another."""
+    out = []
+    for view in views:
+        world = view.normal @ view.camera.R
+        world += 0.3 * np.sin(8 * world[..., [1, 2, 0]]) * (view.mask > 0)[..., None]
+        wrong = world / np.maximum(np.linalg.norm(world, axis=-1, keepdims=True), 1e-6) @ view.camera.R.T
+        out.append(replace(view, normal=wrong.astype(np.float32)))
+    return out
 
 
 def resized(camera: Camera, times: int) -> Camera:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from surface_scene import blob, ring, skin, views_of
+from surface_scene import blob, ring, skin, views_of, wrong_alike
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, keyframe
 from fusion_server.surface.bias import Bias
@@ -126,14 +126,8 @@ SETTINGS = SurfaceSettings(vertices=3000, keyframe_iterations=9, hull_cells=48, 
 
 @pytest.fixture(scope="module")
 def views():
-    """Twelve cameras whose normals are wrong alike, by a dozen degrees that change within centimetres."""
-    out = []
-    for view in views_of(TRUE, skin(5), ring(12, 128), fine=4):
-        world = view.normal @ view.camera.R
-        world += 0.3 * np.sin(8 * world[..., [1, 2, 0]]) * (view.mask > 0)[..., None]
-        wrong = world / np.maximum(np.linalg.norm(world, axis=-1, keepdims=True), 1e-6) @ view.camera.R.T
-        out.append(replace(view, normal=wrong.astype(np.float32)))
-    return out
+    """Twelve cameras whose normals are wrong alike."""
+    return wrong_alike(views_of(TRUE, skin(5), ring(12, 128), fine=4))
 
 
 def test_a_keyframe_on_depths_is_nearer(views):

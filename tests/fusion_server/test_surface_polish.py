@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from surface_scene import Remeshing, blob, ring, skin, views_of
+from surface_scene import Remeshing, blob, ring, skin, views_of, wrong_alike
 
 from fusion_server.surface import SurfaceSettings, SurfaceTracker, keyframe
 from fusion_server.surface.base import Rig
@@ -94,14 +94,9 @@ def test_a_step_looks_at_the_usual_pictures_and_a_finer_one_at_finer(fine):
 
 
 def test_polished_it_is_nearer_where_all_views_have_the_normals_wrong_alike():
-    """By a dozen degrees that change within centimetres, as a network's errors do: no view contradicts, pictures do."""
+    """No view contradicts, pictures do."""
     mesh = blob(5)
-    views = []
-    for view in views_of(mesh, skin(5), ring(8, 128), fine=3):
-        world = view.normal @ view.camera.R
-        world += 0.3 * np.sin(8 * world[..., [1, 2, 0]]) * (view.mask > 0)[..., None]
-        wrong = world / np.maximum(np.linalg.norm(world, axis=-1, keepdims=True), 1e-6) @ view.camera.R.T
-        views.append(replace(view, normal=wrong.astype(np.float32)))
+    views = wrong_alike(views_of(mesh, skin(5), ring(8, 128), fine=3))
     errors, iterations = [], []
     for polish in (0, 6):
         frame = SurfaceTracker(replace(SETTINGS, polish=polish), CpuRasterizer()).update(views)
