@@ -167,6 +167,7 @@ def _on_depths(
         surface = Mesh(points, topology.faces)
         depths = agreed_depths(observation, surface, rasterizer, settings.stereo, BESIDE_A_SURFACE)
         if not depths.depth.any():
+            log.info("stereo: no depths beside the mesh, which stays; are cameras more than 60 degrees apart?")
             break
         iterations += _TOLD
         for _ in range(_TOLD):

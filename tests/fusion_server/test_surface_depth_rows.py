@@ -165,7 +165,8 @@ def test_on_depths_normals_tell_relief_alone_and_what_no_picture_has_is_carried(
         assert any(points is given for given, _ in carried)
 
 
-def test_a_keyframe_of_pictures_without_texture_stays_as_polished(views):
+def test_a_keyframe_of_pictures_without_texture_stays_as_polished_and_the_log_says_so(views, caplog):
+    caplog.set_level("INFO")
     grey = [replace(view, image=np.full_like(view.image, 90)) for view in views]
     settings = replace(SETTINGS, vertices=1000, polish=1)
     without, asked = (
@@ -173,3 +174,4 @@ def test_a_keyframe_of_pictures_without_texture_stays_as_polished(views):
     )
     np.testing.assert_array_equal(asked.vertices, without.vertices)
     assert asked.iterations == without.iterations
+    assert caplog.text.count("no depths beside the mesh, which stays") == 1
